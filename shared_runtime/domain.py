@@ -145,6 +145,10 @@ class Domain(Protocol):
     DEFAULT_MODEL: str
     DataConfig: type
     """Dataclass of the `data:` section; its first field is `path`."""
+    SAMPLES: Mapping[str, str]
+    """File that `write_sample` writes for each model task, relative to its folder."""
+    DEMO: Mapping[str, Any]
+    """What `heed demo` trains: `model`, and `set`: a list of `key=value` that keep it brief."""
 
     def models(self) -> Mapping[str, ModelSpec]:
         """Return every model by name."""
@@ -158,8 +162,19 @@ class Domain(Protocol):
         """Return everything wrong with the data, in one pass; never raise for bad data."""
         ...
 
-    def prepare(self, data: Any, *, spec: ModelSpec, seed: int) -> Prepared:
-        """Read, split, fit scalers on the training part and index the windows or items."""
+    def prepare(
+        self,
+        data: Any,
+        *,
+        spec: ModelSpec,
+        seed: int,
+        preprocessing: Mapping[str, Any] | None = None,
+    ) -> Prepared:
+        """Read, split, fit scalers on the training part and index the windows or items.
+
+        `preprocessing` is the state of a trained model: it is used as it is, nothing is
+        fitted, so that a model is scored on other data with the scalers it was trained with.
+        """
         ...
 
     def make_task(self, model: nn.Module, prepared: Prepared, training: TrainingConfig) -> Task:
