@@ -60,14 +60,18 @@ class TrainingConfig:
         ):
             self._at_least(name, 0)
         if not self.learning_rate > 0:
-            raise UsageError(f"training.learning_rate: expected more than 0, got {self.learning_rate}")
+            raise UsageError(
+                f"training.learning_rate: expected more than 0, got {self.learning_rate}"
+            )
         hints = typing.get_type_hints(type(self))
         for field in fields(self):
             choices = typing.get_args(hints[field.name])
             value = getattr(self, field.name)
             if choices and value not in choices:
                 expected = ", ".join(choices)
-                raise UsageError(f"training.{field.name}: expected one of {expected}, got {value!r}")
+                raise UsageError(
+                    f"training.{field.name}: expected one of {expected}, got {value!r}"
+                )
         if self.schedule == "one_cycle" and self.warmup_steps:
             raise UsageError(
                 "training.warmup_steps: schedule one_cycle has its own warm-up; set warmup_steps to 0"
