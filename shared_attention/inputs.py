@@ -1,0 +1,86 @@
+"""The inputs of one attention call, checked once and shown to every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from shared_attention.masks import Mask, Parts, split
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of one call: `q [B, Hq, L, Dk]`, `k [B, Hk, S, Dk]`, `v [B, Hv, S, Dv]`."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Mask | None
+    bias: Tensor | None
+    parts: Parts
+
+    @property
+    def needs_grad(self) -> bool:
+        """Whether gradients are to flow to q, k, v or the bias."""
+        tensors = [self.q, self.k, self.v]
+        if self.bias is not None:
+            tensors.append(self.bias)
+        return any(t.requires_grad for t in tensors)
+
+
+def check_inputs(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None, bias: Tensor | None = None
+) -> Inputs:
+    """Check shapes, dtypes and devices.
+
+    Raises:
+        ValueError: The tensors do not fit together.
+    """
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.dim() != 4:
+            raise ValueError(
+                f"attention: {name} has shape {list(tensor.shape)}, "
+                "expected [batch, heads, length, dim]"
+            )
+        if not tensor.is_floating_point():
+            raise ValueError(f"attention: {name} has dtype {tensor.dtype}, expected a float type")
+        if tensor.dtype != q.dtype:
+            raise ValueError(f"attention: {name} is {tensor.dtype} but q is {q.dtype}")
+        if tensor.device != q.device:
+            raise ValueError(f"attention: {name} is on {tensor.device} but q is on {q.device}")
+        if tensor.shape[0] != q.shape[0]:
+            raise ValueError(f"attention: {name} has batch {tensor.shape[0]}, q has {q.shape[0]}")
+        if q.shape[1] % tensor.shape[1]:
+            raise ValueError(
+                f"attention: {name} has {tensor.shape[1]} heads, "
+                f"which do not divide the {q.shape[1]} of q"
+            )
+    if q.shape[3] != k.shape[3]:
+        raise ValueError(f"attention: q has width {q.shape[3]} but k has {k.shape[3]}")
+    if k.shape[2] != v.shape[2]:
+        raise ValueError(f"attention: k has length {k.shape[2]} but v has {v.shape[2]}")
+    if mask is not None and not isinstance(mask, Mask):
+        raise ValueError(
+            f"attention: mask is a {type(mask).__name__}; "
+            "wrap a boolean tensor (True = may attend) in masks.dense(...)"
+        )
+    if mask is not None:
+        mask.check(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    if bias is not None:
+        _check_bias(bias, (q.shape[0], q.shape[1], q.shape[2], k.shape[2]))
+    return Inputs(q, k, v, mask, bias, split(mask))
+
+
+def _check_bias(bias: Tensor, shape: tuple[int, int, int, int]) -> None:
+    if not bias.is_floating_point():
+        raise ValueError(
+            f"attention: bias has dtype {bias.dtype}, expected a float type; "
+            "boolean masks go to mask=masks.dense(...)"
+        )
+    trailing = shape[4 - bias.dim() :] if bias.dim() <= 4 else ()
+    if not trailing or any(b not in (1, s) for b, s in zip(bias.shape, trailing, strict=True)):
+        raise ValueError(
+            f"attention: bias has shape {list(bias.shape)}, "
+            f"expected one that broadcasts to {list(shape)}"
+        )

@@ -1,0 +1,1 @@
+"""Shared building blocks: most mechanisms are a few of these."""
