@@ -74,7 +74,7 @@ class TrainingConfig:
                 )
         if self.schedule == "one_cycle" and self.warmup_steps:
             raise UsageError(
-                "training.warmup_steps: schedule one_cycle has its own warm-up; set warmup_steps to 0"
+                "training.warmup_steps: one_cycle warms up by itself; set warmup_steps to 0"
             )
 
     def _at_least(self, name: str, least: int) -> None:
