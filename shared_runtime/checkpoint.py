@@ -1,9 +1,10 @@
 """`last.ckpt`: everything a run needs to go on as if it had never stopped.
 
-A Lightning checkpoint holds weights, optimiser, schedule, gradient scaler, loop counters and, with
-:class:`~shared_runtime.loader.BatchLoader`, the position in the data. It holds no random states,
-so a resumed run draws other dropout masks. :class:`Checkpointer` adds them, and takes checkpoints
-only between optimiser steps or after a whole epoch, where Lightning's counters can be restored.
+A Lightning checkpoint holds weights, optimiser, schedule, gradient scaler and loop counters. It
+holds no random states, so a resumed run draws other dropout masks, and it forgets the position in
+the data where a schedule asks for the number of steps (the loaders are then set up before their
+state is read). :class:`Checkpointer` adds both, and takes checkpoints only between optimiser steps
+or after a whole epoch, where Lightning's counters can be restored.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from shared_runtime.errors import HeedError, Interrupted, UsageError
 from shared_runtime.files import replacing
 from shared_runtime.interruption import Interruption
+from shared_runtime.loader import BatchLoader
 from shared_runtime.task import TrainingError
 
 _SECONDS_BETWEEN = 30.0
@@ -36,6 +38,7 @@ class Checkpointer(Checkpoint):
 
     Args:
         path: The checkpoint file.
+        loader: Training loader, whose position is saved.
         every: Steps between checkpoints; 0 goes by time, so that saving costs below 2 %.
         identity: Flat settings that a resumed run must share, by name.
         seed: Seed of the random states of a new run.
@@ -46,17 +49,19 @@ class Checkpointer(Checkpoint):
         self,
         path: Path,
         *,
+        loader: BatchLoader,
         every: int,
         identity: dict[str, Any],
         seed: int,
         interruption: Interruption,
     ) -> None:
         self._path = path
+        self._loader = loader
         self._every = every
         self._identity = identity
         self._seed = seed
         self._interruption = interruption
-        self._restored: list[dict[str, Any]] | None = None
+        self._restored: dict[str, Any] | None = None
         self._saved_at = time.monotonic()
         self._cost = 0.0
 
@@ -65,20 +70,23 @@ class Checkpointer(Checkpoint):
         return {
             "identity": self._identity,
             "threads": torch.get_num_threads(),
+            "position": self._loader.state_dict(),
             "random": _of_every_process(random_state()),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the random states until the moment training starts."""
-        torch.set_num_threads(state_dict["threads"])
-        self._restored = state_dict["random"]
+        """Keep the state until the moment training starts."""
+        self._restored = state_dict
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the random states: the seed's in a new run, the saved ones in a resumed run."""
+        """Begin from the seed, or take up position and random states again."""
         if self._restored is None:
             seed_everything(self._seed, trainer.global_rank)
-        else:
-            set_random_state(self._restored[trainer.global_rank])
+            return
+        torch.set_num_threads(self._restored["threads"])
+        self._loader.load_state_dict(self._restored["position"])
+        set_random_state(self._restored["random"][trainer.global_rank])
+        self._restored = None
 
     def on_train_batch_end(
         self,

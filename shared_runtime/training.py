@@ -98,8 +98,10 @@ def fit(
         selection.load_state_dict(saved["callbacks"]["Selection"])
     if not selection.finished:
         with Interruption() as interruption, _quiet():
+            loaders = _loaders(prepared, training, seed)
             checkpointer = Checkpointer(
                 path,
+                loader=loaders[0],
                 every=training.checkpoint_every,
                 identity=identity,
                 seed=seed,
@@ -107,7 +109,6 @@ def fit(
             )
             bars: list[Callback] = [ProgressLine()] if progress else []
             trainer = _trainer(training, device, folder.path, [selection, *bars, checkpointer])
-            loaders = _loaders(prepared, training, seed)
             try:
                 trainer.fit(task, *loaders, ckpt_path=path if saved is not None else None)
             except SIGTERMException as error:
@@ -204,6 +205,7 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="GPU available but not used")
+            warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             yield
     finally:
         log.setLevel(level)
