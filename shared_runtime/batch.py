@@ -1,0 +1,140 @@
+"""Many files, one manifest: restartable, and one bad file never stops the others."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from shared_runtime.errors import HeedError, UsageError
+from shared_runtime.run_folder import RunFolder
+
+MANIFEST = "manifest.json"
+FAILURES = "failures.csv"
+SECONDS_BETWEEN_MANIFESTS = 2.0
+
+_log = logging.getLogger("heed.batch")
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one input file."""
+
+    status: Literal["done", "failed"]
+    sha256: str
+    output: str | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """Counts of one pass, and the error line of each failed file."""
+
+    done: int
+    skipped: int
+    failures: Mapping[str, str]
+
+
+def run_batch(
+    inputs: Sequence[Path],
+    out: Path,
+    work: Callable[[Path, str], None],
+    *,
+    made_with: str,
+    suffix: str,
+    overwrite: bool = False,
+) -> BatchResult:
+    """Call `work(input, output name)` for each file that is not done yet.
+
+    A file is done when the manifest says so, neither the file nor `made_with` has changed since,
+    and its output is there. The manifest is written while the work goes on, so a pass that was
+    killed continues where it stopped.
+
+    Args:
+        inputs: Input files with distinct names.
+        out: Folder of the outputs, `manifest.json` and `failures.csv`.
+        work: Writes `out / name` whole or raises.
+        made_with: What the outputs depend on besides their input, such as a model's hash.
+        suffix: Added to an input's name to name its output.
+        overwrite: Do the work again for files that are done.
+
+    Raises:
+        UsageError: `out` holds a manifest that is not one of a batch.
+    """
+    folder = RunFolder(out)
+    items = {} if overwrite else _finished(out, made_with)
+    done = skipped = 0
+    written = time.monotonic()
+    try:
+        for number, path in enumerate(inputs, start=1):
+            name = f"{path.name}{suffix}"
+            digest, before = _digest(path), items.get(path.name)
+            if before and before.sha256 == digest and (out / name).is_file():
+                skipped += 1
+                continue
+            items[path.name] = _attempt(path, name, digest, work)
+            done += items[path.name].status == "done"
+            _log.info("%d of %d: %s %s", number, len(inputs), path.name, items[path.name].status)
+            if time.monotonic() - written > SECONDS_BETWEEN_MANIFESTS:
+                _write(folder, items, made_with)
+                written = time.monotonic()
+    finally:
+        _write(folder, items, made_with)
+    failures = {name: item.error for name, item in items.items() if item.error is not None}
+    folder.write_text(FAILURES, _csv(failures))
+    return BatchResult(done, skipped, failures)
+
+
+def _attempt(path: Path, name: str, digest: str, work: Callable[[Path, str], None]) -> Item:
+    try:
+        work(path, name)
+    except HeedError as error:
+        return Item("failed", digest, None, _line(str(error)))
+    except Exception as error:
+        _log.debug("%s", path, exc_info=True)
+        return Item("failed", digest, None, _line(f"{type(error).__name__}: {error}"))
+    return Item("done", digest, name, None)
+
+
+def _finished(out: Path, made_with: str) -> dict[str, Item]:
+    path = out / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        items = {name: Item(**item) for name, item in manifest["items"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"{path}: is no manifest of a batch; choose another --out, or remove it"
+        raise UsageError(message) from error
+    if manifest["made_with"] != made_with:
+        return {}
+    return {name: item for name, item in items.items() if item.status == "done"}
+
+
+def _write(folder: RunFolder, items: Mapping[str, Item], made_with: str) -> None:
+    listed = {name: asdict(item) for name, item in items.items()}
+    folder.write_json(MANIFEST, {"made_with": made_with, "items": listed})
+
+
+def _csv(failures: Mapping[str, str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "error"])
+    writer.writerows(failures.items())
+    return text.getvalue()
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,177 @@
+"""The results of a run: `metrics.json` and the one table of a model and its baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shared_runtime.domain import Evaluation
+
+HIGHER_IS_BETTER = frozenset(
+    {
+        "accuracy",
+        "auc",
+        "auroc",
+        "average_precision",
+        "balanced_accuracy",
+        "dice",
+        "f1",
+        "fmax",
+        "macro_f1",
+        "mcc",
+        "micro_f1",
+        "nsd",
+        "pck",
+        "precision",
+        "r2",
+        "recall",
+        "sensitivity",
+        "specificity",
+        "uar",
+        "weighted_f1",
+    }
+)
+LOWER_IS_BETTER = frozenset(
+    {
+        "assd",
+        "brier",
+        "cer",
+        "crps",
+        "hd95",
+        "loss",
+        "mae",
+        "mape",
+        "mase",
+        "mpjpe",
+        "mse",
+        "msse",
+        "nll",
+        "p_mpjpe",
+        "pinball",
+        "rmse",
+        "rmsse",
+        "smape",
+        "smin",
+        "wape",
+        "weighted_quantile_loss",
+        "wer",
+        "wql",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table; `text` is what is shown."""
+
+    text: str
+    interval: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model or baseline."""
+
+    name: str
+    is_model: bool
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The model and its baselines, one column per metric, the best of each column marked."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def metrics_document(
+    model: str,
+    split: str,
+    evaluation: Evaluation,
+    seed: int,
+    baselines: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Return the content of `metrics.json`; `n_scored` counts every scored item."""
+    return {
+        "model": model,
+        "split": split,
+        "n_scored": evaluation.n_scored,
+        "seed": seed,
+        "metrics": {
+            name: dataclasses.asdict(interval) for name, interval in evaluation.metrics.items()
+        },
+        "baselines": {name: dict(values) for name, values in baselines.items()},
+    }
+
+
+def results_table(document: Mapping[str, Any]) -> Table:
+    """Return the table of a `metrics.json` document.
+
+    Metrics without a better direction, such as coverage, have no best value.
+    """
+    metrics: Mapping[str, Mapping[str, float | None]] = document["metrics"]
+    columns = tuple(metrics)
+    values = {document["model"]: {name: metrics[name]["value"] for name in columns}}
+    values |= document["baselines"]
+    best = {
+        column: _best(column, [row.get(column) for row in values.values()]) for column in columns
+    }
+    rows = []
+    for number, (name, row) in enumerate(values.items()):
+        cells = tuple(
+            Cell(
+                _text(row.get(column)),
+                _interval(metrics[column]) if number == 0 else "",
+                row.get(column) is not None and _text(row.get(column)) == best[column],
+            )
+            for column in columns
+        )
+        rows.append(Row(name, number == 0, cells))
+    return Table(columns, tuple(rows))
+
+
+def table_text(document: Mapping[str, Any]) -> str:
+    """Return the table for a terminal, with the number of scored items above it."""
+    table = results_table(document)
+    lines = [["", *table.columns]]
+    for row in table.rows:
+        cells = [
+            f"{cell.text}{'*' if cell.best else ' '}{' ' + cell.interval if cell.interval else ''}"
+            for cell in row.cells
+        ]
+        lines.append([row.name, *cells])
+    head = f"{document['split']}: {document['n_scored']} items scored, seed {document['seed']}"
+    note = "* best of its column; [95 % confidence interval]"
+    return "\n".join([head, aligned(lines), note])
+
+
+def aligned(lines: list[list[str]]) -> str:
+    """Join cells into columns of equal width."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _best(metric: str, values: list[float | None]) -> str | None:
+    present = [value for value in values if value is not None]
+    if metric in HIGHER_IS_BETTER:
+        return _text(max(present))
+    if metric in LOWER_IS_BETTER or metric.endswith(tuple(f"_{m}" for m in ("mse", "mae", "rmse"))):
+        return _text(min(present))
+    return None
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _interval(metric: Mapping[str, float | None]) -> str:
+    low, high = metric["ci_low"], metric["ci_high"]
+    return "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"

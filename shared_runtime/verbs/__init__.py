@@ -1,0 +1,1 @@
+"""One module per verb: the function for Python, and `command` for the command line."""
