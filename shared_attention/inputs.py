@@ -28,6 +28,12 @@ class Inputs:
             tensors.append(self.bias)
         return any(t.requires_grad for t in tensors)
 
+    def dense_mask(self) -> Tensor | None:
+        """Lower the whole mask to bool `[B or 1, H or 1, L or 1, S]`."""
+        if self.mask is None:
+            return None
+        return self.mask.to_dense(self.q.shape[2], self.k.shape[2], self.q.device)
+
 
 def check_inputs(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None, bias: Tensor | None = None

@@ -284,7 +284,9 @@ def document(ids: Tensor | tuple[Tensor, Tensor]) -> Mask:
 
 
 def prefix(n: int | Tensor) -> Mask:
-    """Let every query see the first keys, as in prefix language models: `causal() | prefix(n)`.
+    """Let every query see the first keys.
+
+    Together with `causal()`, joined by `|`, it is the mask of prefix language models.
 
     Args:
         n: Number of first keys, or int `[B]` with one number per sample.

@@ -20,7 +20,10 @@ BUILT_IN = (
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
-_specs: dict[str, MechanismSpec] = {}
+_specs: dict[str, MechanismSpec] = {
+    name: importlib.import_module(f"shared_attention.mechanisms.{name}").SPEC for name in BUILT_IN
+}
+_complete = False
 
 
 def catalogue() -> Mapping[str, MechanismSpec]:
@@ -30,8 +33,10 @@ def catalogue() -> Mapping[str, MechanismSpec]:
         ValueError: An installed package registers something that is not a spec, or a name
             that is taken.
     """
-    if not _specs:
-        _specs.update(_load())
+    global _complete
+    if not _complete:
+        _specs.update(_third_party())
+        _complete = True
     return MappingProxyType(_specs)
 
 
@@ -41,27 +46,23 @@ def find(name: str) -> MechanismSpec:
     Raises:
         ValueError: There is no mechanism of that name.
     """
-    specs = catalogue()
-    if name not in specs:
-        raise ValueError(f"no attention mechanism {name!r}{nearest(name, list(specs))}")
-    return specs[name]
+    if name not in _specs:
+        specs = catalogue()
+        if name not in specs:
+            raise ValueError(f"no attention mechanism {name!r}{nearest(name, list(specs))}")
+    return _specs[name]
 
 
-def _load() -> dict[str, MechanismSpec]:
-    specs: dict[str, MechanismSpec] = {}
-    for name in BUILT_IN:
-        specs[name] = importlib.import_module(f"shared_attention.mechanisms.{name}").SPEC
+def _third_party() -> dict[str, MechanismSpec]:
+    found: dict[str, MechanismSpec] = {}
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        where = f"entry point {entry.name} = {entry.value} of group {ENTRY_POINTS}"
         spec = entry.load()
         if not isinstance(spec, MechanismSpec) or spec.name != entry.name:
             raise ValueError(
-                f"entry point {entry.name} = {entry.value} of group {ENTRY_POINTS}: "
-                f"expected a MechanismSpec named {entry.name!r}, got {spec!r}"
+                f"{where}: expected a MechanismSpec named {entry.name!r}, got {spec!r}"
             )
-        if entry.name in specs:
-            raise ValueError(
-                f"entry point {entry.name} = {entry.value} of group {ENTRY_POINTS}: "
-                "a mechanism of that name exists already; rename it"
-            )
-        specs[entry.name] = spec
-    return specs
+        if entry.name in _specs or entry.name in found:
+            raise ValueError(f"{where}: a mechanism of that name exists already; rename it")
+        found[entry.name] = spec
+    return found

@@ -1,0 +1,64 @@
+"""The growing keys and values that softmax attention continues from."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from shared_attention.masks import Keys, Mask
+
+
+class KeyValueState(NamedTuple):
+    """Keys and values seen so far."""
+
+    k: Tensor
+    """`[B, Hk, S, Dk]`."""
+    v: Tensor
+    """`[B, Hv, S, Dv]`."""
+    valid: Tensor | None
+    """bool `[B, S]`; None while every key has been valid."""
+
+    def extended(self, k: Tensor, v: Tensor, mask: Mask | None) -> KeyValueState:
+        """Append new positions; `mask` is None or `masks.keys` of the new positions.
+
+        Raises:
+            ValueError: The mask is of another kind.
+        """
+        if mask is not None and not isinstance(mask, Keys):
+            raise ValueError(
+                f"prefill: mask got {type(mask).__name__}, expected masks.keys(valid) of the new "
+                "positions; causality is implied"
+            )
+        valid = None if mask is None else mask.valid
+        if valid is not None or self.valid is not None:
+            old = self.valid if self.valid is not None else _all_true(self.k)
+            valid = torch.cat([old, valid if valid is not None else _all_true(k)], dim=1)
+        return KeyValueState(torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2), valid)
+
+    def last(self, count: int) -> KeyValueState:
+        """Keep the last `count` positions."""
+        start = max(self.k.shape[2] - count, 0)
+        valid = None if self.valid is None else self.valid[:, start:]
+        return KeyValueState(self.k[:, :, start:], self.v[:, :, start:], valid)
+
+
+def empty_state(
+    batch: int,
+    kv_heads: int,
+    key_dim: int,
+    value_dim: int,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **options: Any,
+) -> KeyValueState:
+    """Return a state of no positions."""
+    k = torch.empty(batch, kv_heads, 0, key_dim, dtype=dtype, device=device)
+    v = torch.empty(batch, kv_heads, 0, value_dim, dtype=dtype, device=device)
+    return KeyValueState(k, v, None)
+
+
+def _all_true(x: Tensor) -> Tensor:
+    return torch.ones(x.shape[0], x.shape[2], dtype=torch.bool, device=x.device)

@@ -1,0 +1,195 @@
+"""Scaled dot-product attention: eager, PyTorch's fused kernels, blocks and FlexAttention."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared_attention import masks
+from shared_attention.inputs import Inputs, check_inputs
+from shared_attention.masks import Mask
+from shared_attention.mechanisms import flex
+from shared_attention.mechanisms.kv_state import KeyValueState, empty_state
+from shared_attention.primitives.attend import attend, log_sum_exp
+from shared_attention.primitives.heads import expand_heads
+from shared_attention.primitives.hidden import blank_hidden
+from shared_attention.primitives.local_blocks import local_blocks
+from shared_attention.references.softmax import reference_softmax
+from shared_attention.result import AttentionOutput
+from shared_attention.spec import Backend, Capabilities, MechanismSpec
+
+
+def softmax_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Attend with softmax(scale · q kᵀ + bias) v through PyTorch's fused kernels.
+
+    PyTorch aligns `is_causal` top-left and lets NaN of hidden values through; here causal is
+    aligned bottom-right, and keys that no query sees are never read.
+
+    Args:
+        q: `[B, H, L, Dk]`.
+        k: `[B, Hk, S, Dk]`, Hk dividing H.
+        v: `[B, Hv, S, Dv]`, Hv dividing H.
+        mask: Any mask.
+        bias: Additive, broadcastable to `[B, H, L, S]`; may require gradients.
+        scale: Defaults to 1 / sqrt(Dk).
+
+    Returns:
+        `[B, H, L, Dv]`; zero for queries that see no key.
+    """
+    inputs = check_inputs(q, k, v, mask, bias)
+    if k.shape[1] != v.shape[1]:
+        k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
+    grouped = k.shape[1] != q.shape[1]
+    parts = inputs.parts
+    simple = parts.window is None and parts.keys is None and parts.rest is None and bias is None
+    if simple and (not parts.causal or q.shape[2] in (1, k.shape[2])):
+        causal = parts.causal and q.shape[2] > 1
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped
+        )
+    allowed = inputs.dense_mask()
+    if allowed is not None:
+        k, v = blank_hidden(k, v, allowed)
+    if bias is not None:
+        allowed = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
+        allowed = allowed.to(q.dtype).expand(*(1,) * (4 - allowed.dim()), *allowed.shape)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=allowed, scale=scale, enable_gqa=grouped
+    )
+
+
+def eager_softmax_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """As `softmax_attention`, with every score in memory."""
+    allowed = check_inputs(q, k, v, mask, bias).dense_mask()
+    return attend(q, k, v, mask=allowed, bias=bias, scale=scale)[0]
+
+
+def rich_softmax_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    need: frozenset[str],
+    mask: Mask | None = None,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+) -> AttentionOutput:
+    """As `softmax_attention`, with the weights and the log-sum-exp."""
+    allowed = check_inputs(q, k, v, mask, bias).dense_mask()
+    out, weights, scores = attend(q, k, v, mask=allowed, bias=bias, scale=scale)
+    return AttentionOutput(
+        out,
+        weights=weights if "weights" in need else None,
+        lse=log_sum_exp(scores) if "lse" in need else None,
+    )
+
+
+def prefill_softmax(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: KeyValueState,
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, KeyValueState]:
+    """Attend causally from new positions to all seen so far.
+
+    Args:
+        q: `[B, H, L, Dk]`, the new positions.
+        k: `[B, Hk, L, Dk]`.
+        v: `[B, Hv, L, Dv]`.
+        state: From `empty_state` or an earlier call.
+        mask: `masks.keys` of the new positions, or None.
+        scale: Defaults to 1 / sqrt(Dk).
+
+    Returns:
+        `(out [B, H, L, Dv], state)`.
+    """
+    state = state.extended(k, v, mask)
+    seen = masks.causal() if state.valid is None else masks.causal() & masks.keys(state.valid)
+    return softmax_attention(q, state.k, state.v, mask=seen, scale=scale), state
+
+
+def _blocks(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, **rest: Any) -> Tensor:
+    parts = masks.split(rest["mask"])
+    assert parts.window is not None
+    left, right = parts.window
+    right = 0 if parts.causal else right
+    assert left is not None and right is not None
+    if k.shape[1] != v.shape[1]:
+        k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
+    return local_blocks(q, k, v, left=left, right=right, keys=parts.keys, scale=scale)
+
+
+def _why_not_blocks(inputs: Inputs) -> list[str]:
+    parts = inputs.parts
+    if parts.window is None:
+        return ["the mask has no window"]
+    left, right = parts.window
+    reasons = []
+    if left is None or (right is None and not parts.causal):
+        reasons.append("the window is unbounded")
+    elif inputs.k.shape[2] < 2 * (left + 1 + (0 if parts.causal else right or 0)):
+        reasons.append("the window covers half of the keys or more")
+    if parts.rest is not None:
+        reasons.append("the mask has parts beyond causal, window and key padding")
+    if inputs.bias is not None:
+        reasons.append("it takes no bias")
+    return reasons
+
+
+SPEC = MechanismSpec(
+    name="softmax",
+    family="attention",
+    title="Scaled dot-product attention",
+    paper="Vaswani et al., Attention Is All You Need, NeurIPS 2017 (arXiv:1706.03762)",
+    equation="out = softmax(q kᵀ / √d + bias) v",
+    complexity="O(L · S · d) time; O(L · d) memory in the fused kernels",
+    when_to_use="The default: exact, every mask and bias, fastest up to a few thousand positions.",
+    correctness="Against a float64 loop over queries and against torch.nn.MultiheadAttention.",
+    capabilities=Capabilities(
+        causal="exact",
+        cross=True,
+        key_padding=True,
+        window=True,
+        dense_mask=True,
+        bias=True,
+        bias_grad=True,
+        grouped_heads=True,
+        state=True,
+        weights=True,
+        lse=True,
+    ),
+    function=softmax_attention,
+    implementations=(
+        Backend("blocks", _blocks, _why_not_blocks),
+        Backend("sdpa", softmax_attention),
+        Backend("flex", flex.flex_softmax_attention, flex.why_not),
+        Backend("eager", eager_softmax_attention),
+    ),
+    rich=rich_softmax_attention,
+    reference=reference_softmax,
+    init_state=empty_state,
+    prefill=prefill_softmax,
+    step=prefill_softmax,
+)

@@ -1,0 +1,80 @@
+"""Refusing what a mechanism cannot honour, so that nothing is ever dropped."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from shared_attention.errors import unsupported
+from shared_attention.inputs import Inputs, check_inputs
+from shared_attention.masks import Mask, Parts
+from shared_attention.spec import MechanismSpec
+
+
+def accept(spec: MechanismSpec, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Parts:
+    """Check a call of a mechanism and return its mask taken apart.
+
+    Mechanism functions call this first, so that they refuse the same when called directly.
+
+    Raises:
+        ValueError: The tensors do not fit together.
+        UnsupportedError: The call needs a capability that `spec` lacks.
+    """
+    inputs = check_inputs(q, k, v, mask)
+    refuse_inputs(spec, inputs)
+    return inputs.parts
+
+
+def refuse_parts(spec: MechanismSpec, parts: Parts) -> None:
+    """Raise UnsupportedError where a part of a mask needs a capability that `spec` lacks."""
+    if spec.supports("dense_mask"):
+        return
+    if parts.rest is not None:
+        raise unsupported(spec.name, "dense_mask", f"a {_name(parts.rest)} mask")
+    if parts.causal and not spec.supports("causal"):
+        raise unsupported(spec.name, "causal", "a causal mask")
+    if parts.keys is not None and not spec.supports("key_padding"):
+        raise unsupported(spec.name, "key_padding", "a key padding mask")
+    if parts.window is not None and not spec.supports("window"):
+        raise unsupported(spec.name, "window", "a window mask")
+
+
+def refuse_inputs(
+    spec: MechanismSpec, inputs: Inputs, *, scale: float | None = None, generator: object = None
+) -> None:
+    """Raise UnsupportedError where these inputs need a capability that `spec` lacks."""
+    refuse_parts(spec, inputs.parts)
+    q, k, v = inputs.q, inputs.k, inputs.v
+    if inputs.bias is not None:
+        _need(spec, "bias", "an additive bias")
+        if inputs.bias.requires_grad:
+            _need(spec, "bias_grad", "a bias that requires gradients")
+    if q.shape[2] != k.shape[2]:
+        _need(spec, "cross", f"{q.shape[2]} queries on {k.shape[2]} keys")
+    if k.shape[1] != q.shape[1] or v.shape[1] != q.shape[1]:
+        _need(spec, "grouped_heads", f"{q.shape[1]} query heads on {k.shape[1]} key heads")
+    if k.shape[3] != v.shape[3]:
+        _need(spec, "value_dim", f"values of width {v.shape[3]} for keys of width {k.shape[3]}")
+    if scale is not None:
+        _need(spec, "scale", "a score scale")
+    if generator is not None:
+        _need(spec, "stochastic", "a generator")
+
+
+def refuse_needs(spec: MechanismSpec, need: frozenset[str]) -> None:
+    """Raise where results were asked for that the mechanism cannot give."""
+    known = ("weights", "lse", "state", "aux")
+    for name in sorted(need):
+        if name not in known:
+            raise ValueError(f"attention_output: need got {name!r}, expected {', '.join(known)}")
+        _need(spec, name, f"need={name!r}")
+
+
+def _need(spec: MechanismSpec, capability: str, what: str) -> None:
+    if not spec.supports(capability):
+        raise unsupported(spec.name, capability, what)
+
+
+def _name(mask: Mask) -> str:
+    return {"And": "composed", "Or": "composed"}.get(
+        type(mask).__name__, type(mask).__name__.lower()
+    )
