@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "lightning", "pandas", "matplotlib", "sklearn", "scipy", "pyarrow", "torchmetrics")
+HEAVY = (
+    "torch",
+    "lightning",
+    "pandas",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "pyarrow",
+    "torchmetrics",
+)
 DOMAINS = sorted(p.name for p in (ROOT / "domains").iterdir() if any(p.glob("*.py")))
 PARTS = ["shared_attention", "shared_runtime", *(f"domains.{name}" for name in DOMAINS)]
 

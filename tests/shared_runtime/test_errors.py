@@ -27,8 +27,7 @@ def test_require_names_the_extra_that_installs_a_missing_package() -> None:
     with pytest.raises(errors.UsageError) as caught:
         errors.require("no_such_package.inner", "forecasting")
     assert str(caught.value) == (
-        "no_such_package is needed for this but is not installed: "
-        "pip install 'heed[forecasting]'"
+        "no_such_package is needed for this but is not installed: pip install 'heed[forecasting]'"
     )
 
 
