@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch.distributed
@@ -25,7 +27,7 @@ def test_an_epoch_holds_every_item_once(count: int, size: int, epoch: int) -> No
     loader.set_epoch(epoch)
     batches = indices(loader)
     assert len(batches) == len(loader)
-    assert sorted(sum(batches, [])) == list(range(count))
+    assert sorted(chain.from_iterable(batches)) == list(range(count))
     assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
 
 
@@ -87,7 +89,7 @@ def test_processes_share_an_epoch_without_repeating_an_item(
         assert len(shares[-1]) == len(loader)
         assert all(1 <= len(batch) <= 3 for batch in shares[-1])
     assert len({len(share) for share in shares}) == 1
-    assert sorted(sum(sum(shares, []), [])) == list(range(count))
+    assert sorted(chain(*chain(*shares))) == list(range(count))
 
 
 def test_more_processes_than_items_are_refused(monkeypatch) -> None:
