@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from shared_attention.dispatch import attention
+from shared_attention.errors import unsupported
 from shared_attention.masks import Mask
 from shared_attention.registry import find
 
@@ -24,6 +27,41 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Return `[B, H, L, Dv]`; arguments and errors are those of `attention`."""
         return attention(q, k, v, self.mechanism, mask, bias, **self.options)
+
+    def init_state(
+        self,
+        batch: int,
+        kv_heads: int,
+        key_dim: int,
+        value_dim: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Any:
+        """Return the state of no positions, for `prefill` and `step`."""
+        start = self._stateful(find(self.mechanism).init_state)
+        return start(
+            batch, kv_heads, key_dim, value_dim, dtype=dtype, device=device, **self.options
+        )
+
+    def prefill(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, mask: Mask | None = None
+    ) -> tuple[Tensor, Any]:
+        """Attend causally from new positions `[B, H, L, D]` to all seen; `(out, state)`."""
+        advance = self._stateful(find(self.mechanism).prefill)
+        return advance(q, k, v, state, mask=mask, **self.options)
+
+    def step(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Any, mask: Mask | None = None
+    ) -> tuple[Tensor, Any]:
+        """As `prefill`, for one position."""
+        advance = self._stateful(find(self.mechanism).step)
+        return advance(q, k, v, state, mask=mask, **self.options)
+
+    def _stateful(self, function: Callable[..., Any] | None) -> Callable[..., Any]:
+        if function is None:
+            raise unsupported(self.mechanism, "state", "streaming")
+        return function
 
     def extra_repr(self) -> str:
         """Show the mechanism and its options."""

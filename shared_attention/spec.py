@@ -60,6 +60,10 @@ class Capabilities:
     """out = A(q, k) v, so the effective attention matrix is A(q, k) applied to the identity."""
 
 
+CAPABILITIES = tuple(field.name for field in fields(Capabilities))
+"""Names that `MechanismSpec.supports` knows."""
+
+
 @dataclass(frozen=True)
 class Option:
     """One option of a mechanism, as command lines, docs and checks see it."""
@@ -161,9 +165,8 @@ class MechanismSpec:
         Raises:
             ValueError: There is no capability of that name.
         """
-        names = [field.name for field in fields(Capabilities)]
-        if capability not in names:
-            raise ValueError(f"no capability {capability!r}{nearest(capability, names)}")
+        if capability not in CAPABILITIES:
+            raise ValueError(f"no capability {capability!r}{nearest(capability, CAPABILITIES)}")
         return getattr(self.capabilities, capability) not in (False, "none")
 
     def resolve(self, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,16 @@
+"""Layers built on the catalogue."""
+
+from shared_attention.layers.cache import KeyValueCache
+from shared_attention.layers.decoder import DecoderLayer
+from shared_attention.layers.encoder import EncoderLayer
+from shared_attention.layers.multihead import MultiHeadAttention
+from shared_attention.layers.positions import RotaryPositions, SinusoidalPositions
+
+__all__ = [
+    "DecoderLayer",
+    "EncoderLayer",
+    "KeyValueCache",
+    "MultiHeadAttention",
+    "RotaryPositions",
+    "SinusoidalPositions",
+]
