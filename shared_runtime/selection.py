@@ -64,6 +64,10 @@ class Selection(Callback):
         self.finished = state_dict["finished"]
         self._learning_rate = state_dict["learning_rate"]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock of an epoch that goes on in its middle."""
+        self._started = time.monotonic()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's clock and its order of items."""
         self._started = time.monotonic()

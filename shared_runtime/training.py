@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 import warnings
@@ -65,7 +66,8 @@ def fit(
 
     The run can be killed at any moment: with `resume=True` the same call goes on from
     `last.ckpt` and, on a CPU, ends with the same weights and history bit for bit. Under several
-    processes all but the first end here; only the first returns.
+    processes all but the first end here; only the first returns. Use `task.model` afterwards: where
+    the strategy shards the model in place, it is a whole copy.
 
     Args:
         task: What is trained; its model has the selected weights afterwards.
@@ -92,6 +94,7 @@ def fit(
         on_epoch=lambda history: folder.write_rows("history.csv", history),
     )
     path = folder.path / "last.ckpt"
+    whole = copy.deepcopy(task.model) if training.strategy == "fsdp" else task.model
     saved = read_checkpoint(path) if resume and path.exists() else None
     if saved is not None:
         check_identity(path, saved["callbacks"]["Checkpointer"]["identity"], identity)
@@ -119,6 +122,7 @@ def fit(
             _leave_process_group(trainer)
     if saved is not None:
         folder.write_rows("history.csv", selection.history)
+    task.model = whole
     task.model.load_state_dict(selection.weights)
     best = selection.best_epoch
     return FitResult(
@@ -199,13 +203,15 @@ def _leave_process_group(trainer: Trainer) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Lightning's notices about its own settings out of the command's output."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.WARNING)
+    logs = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="GPU available but not used")
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
