@@ -11,14 +11,17 @@ from torch import Tensor
 
 from shared_attention.errors import UnsupportedError
 from shared_attention.masks import Mask, Parts
+from shared_attention.mechanisms.paired import query_padding, same_lengths
 from shared_attention.mechanisms.query_sparsity import (
     WORD,
     draw,
+    leading,
     random_keys,
     sparsity,
     top_count,
 )
-from shared_attention.mechanisms.requests import accept, query_padding, same_lengths
+from shared_attention.references.prob_sparse import reference_prob_sparse
+from shared_attention.refusal import accept
 from shared_attention.spec import Capabilities, MechanismSpec, Option
 
 
@@ -162,7 +165,8 @@ def _leading(
     measure: Tensor, rows: Tensor, seen: Tensor, factor: int
 ) -> tuple[Tensor, Tensor | None]:
     """The queries that are among the top u(i) of those so far, and which of them attend."""
-    attends = (_rank(measure) < top_count(rows + 1, factor)[:, None]) & (seen > 0)[:, None]
+    most = draw(measure.shape[-1], factor)
+    attends = leading(measure, top_count(rows + 1, factor), most) & (seen > 0)[:, None]
     width = attends.shape[-1]
     if not torch.compiler.is_compiling():
         width = int(attends.sum(-1).max())
@@ -181,10 +185,8 @@ def _attend(
     scale: float,
 ) -> Tensor:
     """Softmax attention of the chosen queries where kept, `fallback` elsewhere."""
-    scores = q.gather(2, chosen[..., None].expand(-1, -1, -1, q.shape[3])) @ k.mT * scale
-    if visible is not None:
-        scores = scores.masked_fill(~visible, torch.finfo(scores.dtype).min)
-    attended = scores.softmax(-1) @ v
+    picked = q.gather(2, chosen[..., None].expand(-1, -1, -1, q.shape[3]))
+    attended = F.scaled_dot_product_attention(picked, k, v, attn_mask=visible, scale=scale)
     fallback = fallback.expand(-1, -1, q.shape[2], -1)
     index = chosen[..., None].expand_as(attended)
     if kept is not None:
@@ -203,20 +205,6 @@ def _later(chosen: Tensor, length: int, key_length: int) -> Tensor:
     """Keys after the chosen queries' own positions, bool `[B, H, C, S]`."""
     keys = torch.arange(key_length, device=chosen.device)
     return keys > chosen[..., None] + (key_length - length)
-
-
-def _rank(measure: Tensor) -> Tensor:
-    """Number of rows before each that lead it (ties go to the earlier), `[B, H, L]`."""
-    length = measure.shape[-1]
-    step = max(1, 2**22 // measure.numel())
-    row = torch.arange(length, device=measure.device)
-    ranks = []
-    for first in range(0, length, step):
-        own = slice(first, first + step)
-        ahead = measure[..., None, : first + step] >= measure[..., own, None]
-        before = row[None, : first + step] < row[own, None]
-        ranks.append((ahead & before).sum(-1))
-    return torch.cat(ranks, -1)
 
 
 def _published(
@@ -252,11 +240,13 @@ SPEC = MechanismSpec(
     equation="out_i = softmax(q_i Kᵀ / √D) V for the u queries of largest "
     "M_i = max_j s_ij - Σ_j s_ij / S over sampled keys j; mean(V) for the others",
     complexity="O(L U D) with U = 5 ⌈ln S⌉; up to S = 40 U all L S scores are computed in "
-    "cache-sized blocks, which is faster; causal: O(L²) comparisons to rank the queries",
+    "cache-sized blocks, which is faster",
     when_to_use="Long inputs of which few positions need attention, as in Informer's encoder.",
     correctness="Equal to the official code for the same sampled keys in its published form; "
     "to a row-by-row float64 reference in the corrected form.",
-    capabilities=Capabilities(causal="exact", cross=True, key_padding=True, stochastic=True),
+    capabilities=Capabilities(
+        causal="exact", cross=True, key_padding=True, weights=True, stochastic=True
+    ),
     options=(
         Option("factor", int, 5, "sampling factor c: u = c ⌈ln L⌉ queries attend"),
         Option("seed", int, 0, "seed of the sampled keys"),
@@ -275,4 +265,5 @@ SPEC = MechanismSpec(
         ),
     ),
     function=prob_sparse_attention,
+    reference=reference_prob_sparse,
 )

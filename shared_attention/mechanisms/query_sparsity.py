@@ -84,18 +84,13 @@ def sparsity(q: Tensor, k: Tensor, index: Tensor, active: Tensor | None, seen: T
     for first in range(0, batch, slots):
         own = slice(first, first + slots)
         shared = slice(None) if len(index) == 1 else own
-        blocks = [
-            _sampled(q[own, :, at : at + rows], k[own], index[shared, at : at + rows], gathers)
-            for at in range(0, length, rows)
-        ]
-        scores = torch.cat(blocks, 2)
-        if active is None:
-            measures.append(scores.amax(-1) - scores.sum(-1) / seen[shared])
-            continue
-        counted = active[shared, None]
-        best = scores.masked_fill(~counted, -torch.inf).amax(-1)
-        total = scores.masked_fill(~counted, 0).sum(-1)
-        measures.append(best - total / seen[shared].clamp(min=1))
+        blocks = []
+        for at in range(0, length, rows):
+            block = slice(at, at + rows)
+            scores = _sampled(q[own, :, block], k[own], index[shared, block], gathers)
+            counted = None if active is None else active[shared, None, block]
+            blocks.append(_peak(scores, counted, seen[shared, :, block]))
+        measures.append(torch.cat(blocks, -1))
     return torch.cat(measures)
 
 
@@ -105,3 +100,37 @@ def _sampled(q: Tensor, k: Tensor, index: Tensor, gathers: bool) -> Tensor:
         return torch.einsum("bhld,bhlud->bhlu", q, k[:, :, index[0]])
     scores = q @ k.mT
     return scores.gather(-1, index[:, None].expand(*scores.shape[:3], -1))
+
+
+def _peak(scores: Tensor, counted: Tensor | None, seen: Tensor) -> Tensor:
+    if counted is None:
+        return scores.amax(-1) - scores.sum(-1) / seen
+    best = scores.masked_fill(~counted, -torch.inf).amax(-1)
+    return best - scores.masked_fill(~counted, 0).sum(-1) / seen.clamp(min=1)
+
+
+def leading(measure: Tensor, counts: Tensor, most: int, block: int = 32) -> Tensor:
+    """Say which queries are among the top `counts` of the queries up to themselves.
+
+    Ties go to the earlier query. Goes through the queries in blocks and carries the best
+    measures so far.
+
+    Args:
+        measure: `[B, H, L]`.
+        counts: `[B or 1, L]`.
+        most: The largest count there can be.
+        block: Queries ranked at a time.
+
+    Returns:
+        bool `[B, H, L]`.
+    """
+    best = measure.new_full((*measure.shape[:2], most), -torch.inf)
+    earlier = torch.ones(block, block, dtype=torch.bool, device=measure.device).tril(-1)
+    leads = []
+    for own, count in zip(measure.split(block, -1), counts.split(block, -1), strict=True):
+        size = own.shape[-1]
+        ahead = torch.cat([best, own], -1)[..., None, :] >= own[..., None]
+        ahead[..., most:] &= earlier[:size, :size]
+        leads.append(ahead.sum(-1) < count[:, None])
+        best = torch.cat([best, own], -1).topk(most).values
+    return torch.cat(leads, -1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from shared_attention.masks import Mask, split
 
 
-def prob_sparse_reference(
+def reference_prob_sparse(
     q: Tensor,
     k: Tensor,
     v: Tensor,

@@ -1,30 +1,13 @@
-"""Checks that mechanisms share when they are called directly."""
+"""Which queries are padding, and mechanisms that need as many queries as keys."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from shared_attention.errors import UnsupportedError
-from shared_attention.inputs import check_inputs
-from shared_attention.refusal import refuse_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from shared_attention.masks import Mask, Parts
-    from shared_attention.spec import MechanismSpec
-
-
-def accept(spec: MechanismSpec, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Parts:
-    """Check the inputs of a call and return its mask taken apart.
-
-    Raises:
-        ValueError: The tensors do not fit together.
-        UnsupportedError: The call needs a capability that `spec` lacks.
-    """
-    inputs = check_inputs(q, k, v, mask)
-    refuse_inputs(spec, inputs)
-    return inputs.parts
 
 
 def same_lengths(name: str, what: str, q: Tensor, k: Tensor) -> None:
