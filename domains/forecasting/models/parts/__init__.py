@@ -1,0 +1,1 @@
+"""Pieces that several forecasting models are built from."""

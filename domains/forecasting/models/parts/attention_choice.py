@@ -1,0 +1,100 @@
+"""Which attention a model uses, checked when the model is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from shared_attention import UnsupportedError, catalogue, masks
+from shared_attention.layers import MultiHeadAttention
+from shared_attention.masks import Mask
+
+_WHY = {
+    "causal": "its decoder must not see later steps",
+    "cross": "its decoder reads the encoder",
+    "key_padding": "padded steps must not be attended to",
+}
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """A mechanism of the core with its options, on behalf of one model."""
+
+    model: str
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, d_model: int, num_heads: int) -> MultiHeadAttention:
+        """Return a multi-head layer with this mechanism."""
+        return MultiHeadAttention(
+            d_model, num_heads, mechanism=self.name, mechanism_options=dict(self.options)
+        )
+
+    def padding(self, valid: Tensor | None) -> Mask | None:
+        """Return the mask of the keys `valid` `[B, L]`, or None where every step is valid.
+
+        Raises:
+            UnsupportedError: A step is padded and the mechanism cannot leave keys out.
+        """
+        if valid is None or bool(valid.all()):
+            return None
+        self.require("key_padding")
+        return masks.keys(valid)
+
+    def require(self, *capabilities: str) -> None:
+        """Refuse the mechanism where it lacks one of `capabilities`.
+
+        Raises:
+            UnsupportedError: Names the capability and the mechanisms that have it.
+        """
+        for capability in capabilities:
+            if not catalogue()[self.name].supports(capability):
+                able = [n for n, s in _attention_specs().items() if s.supports(capability)]
+                raise UnsupportedError(
+                    f"{self.model} cannot use attention {self.name!r} here: {_WHY[capability]}, "
+                    f"and {self.name!r} does not support {capability}; "
+                    f"choose one of {', '.join(able)}"
+                )
+
+
+def choose_attention(
+    model: str,
+    attention: str | None,
+    options: Mapping[str, Any] | None,
+    *,
+    default: str,
+    default_options: Mapping[str, Any] | None = None,
+    needs: tuple[str, ...] = (),
+) -> AttentionChoice:
+    """Return the mechanism asked for, or the paper's where `attention` is None.
+
+    Args:
+        model: name of the model, for messages.
+        attention: name in the catalogue, or None.
+        options: options of the mechanism; laid over the paper's where the mechanism is the paper's.
+        default: the paper's mechanism.
+        default_options: the paper's options of it.
+        needs: capabilities the model cannot do without.
+
+    Raises:
+        UnsupportedError: The mechanism is unknown, of another family or lacks a capability.
+    """
+    name = default if attention is None else attention
+    specs = _attention_specs()
+    if name not in specs:
+        family = catalogue()[name].family if name in catalogue() else None
+        found = f"is of family {family!r}" if family else "is not in the catalogue"
+        raise UnsupportedError(
+            f"{model} cannot use attention {name!r}: it {found}; choose one of {', '.join(specs)}"
+        )
+    paper = dict(default_options or {}) if name == default else {}
+    choice = AttentionChoice(model, name, paper | dict(options or {}))
+    choice.require(*needs)
+    return choice
+
+
+def _attention_specs() -> dict[str, Any]:
+    return {name: spec for name, spec in catalogue().items() if spec.family == "attention"}
