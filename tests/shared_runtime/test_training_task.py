@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,21 @@ def test_accumulated_batches_give_the_step_of_the_large_batch(tmp_path: Path) ->
         run(tmp_path / str(size), task, toy_data(train=96), training)
         weights.append(task.model.weight.detach())
     torch.testing.assert_close(*weights, rtol=1e-5, atol=1e-6)
+
+
+def test_lightnings_slow_cuda_check_is_off_while_training_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
+    monkeypatch.setenv(name, "1")
+    seen = []
+
+    class Looking(Regression):
+        def loss(self, batch: dict[str, Tensor]) -> Tensor:
+            seen.append(os.environ.get(name))
+            return super().loss(batch)
+
+    training = TrainingConfig(epochs=1)
+    run(tmp_path, Looking(toy_model(), training), toy_data(), training)
+    assert set(seen) == {None}
+    assert os.environ[name] == "1"
