@@ -1,32 +1,46 @@
+# Everything runs from python3 and make: the environment is made on first use.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 
-.PHONY: test demo lint types docs packaging
+export OMP_NUM_THREADS ?= 1
 
-test: .venv/ready
-	$(BIN)/python -m pytest -n 2 -m "not slow and not packaging"
+.PHONY: help demo test lint format docs bench
 
-demo: .venv/ready
+help:
+	@echo "make demo    train every domain briefly on synthetic data and write demo/index.html"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff rewrite the sources"
+	@echo "make docs    build the documentation into site/"
+	@echo "make bench   time the core against plain PyTorch"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); this takes a minute or two."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev,docs]'
+	@touch $@
+
+demo: $(INSTALLED)
+	rm -rf demo
 	$(BIN)/heed demo --out demo
+	@echo "Open $(CURDIR)/demo/index.html"
 
-lint: .venv/ready
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-types: .venv/ready
 	$(BIN)/mypy
 
-packaging: .venv/ready
-	$(BIN)/python -m pytest -m packaging
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
-docs: .venv/docs
+docs: $(INSTALLED)
 	$(BIN)/mkdocs build --strict
 
-.venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[all,dev]' -c constraints.txt
-	touch $@
-
-.venv/docs: .venv/ready
-	$(BIN)/python -m pip install --quiet -e '.[docs]' -c constraints.txt
-	touch $@
+bench: $(INSTALLED)
+	$(BIN)/heed attention benchmark

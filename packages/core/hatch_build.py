@@ -1,76 +1,81 @@
-"""Builds a distribution from source that lies at the top of the checkout.
+"""Build one distribution from the sources at the top of the checkout.
 
-The same file serves every package of this folder. `sources` in the package's pyproject.toml names
-what the distribution holds. Sdists, and wheels built from them, ask for the sibling packages by
-version; a wheel built straight from the checkout asks for them by path, so that no index is
-needed; an editable install puts the checkout on the path and asks for what the siblings need.
+Hatchling looks for files below the folder of the `pyproject.toml`; here they lie two folders up.
+What the built distribution contains and asks for depends on where and how it is built:
+
+- sdist from the checkout: the sources, and the other Heed distributions named by version;
+- wheel from an unpacked sdist (how releases are made): the same files and requirements;
+- wheel from the checkout: the sources, and the other Heed distributions named by path, so that
+  `pip install ./packages/<name>` needs no index that has them;
+- editable: no files (`dev-mode-dirs` puts the checkout on the path), and in place of the other
+  Heed distributions, which that path already gives, whatever they themselves ask for.
+
+The same file serves every distribution under `packages/`; a test holds that the copies agree.
 """
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
-SIBLING = "heed-"
-SUFFIXES = {".py", ".html", ".css", ".json", ".typed"}
+SHIPPED = {".py", ".typed", ".html", ".css"}
+OURS = "heed-"
 
 
-class CheckoutHook(BuildHookInterface):
-    """Adds the source files, and names siblings by what the build starts from."""
+class MonorepoHook(BuildHookInterface[Any]):
+    """Adds the folders listed under `sources` and rewrites requirements on sibling packages."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Called by hatchling before a build; `version` is `standard` or `editable`."""
+        """Adjust one build: `version` is `standard` or `editable`."""
         package = Path(self.root)
-        unpacked = (package / "PKG-INFO").is_file()
-        editable = version == "editable"
-        if self.target_name == "wheel" and not editable:
-            base = package if unpacked else package.parents[1]
-            build_data["force_include"].update(source_files(base, self.config["sources"]))
-        elif self.target_name == "sdist" and not unpacked:
-            build_data["force_include"].update(
-                source_files(package.parents[1], self.config["sources"])
-            )
-        if self.target_name == "wheel" and not unpacked:
-            resolve = third_party_of if editable else by_path
-            needs = self.metadata.core.dependencies
-            needs[:] = dict.fromkeys(new for old in needs for new in resolve(old, package))
+        from_sdist = (package / "PKG-INFO").is_file()
+        top = package if from_sdist else package.parents[1]
+        already_inside = from_sdist and self.target_name == "sdist"
+        if version != "editable" and not already_inside:
+            build_data["force_include"].update(shipped_files(top, self.config["sources"]))
+        if self.target_name == "wheel" and not from_sdist:
+            rewrite = third_party if version == "editable" else by_path
+            # Hatchling has no public way to replace a requirement; it reads this list when it
+            # writes the metadata, after the hooks.
+            requirements = self.metadata.core.dependencies
+            requirements[:] = sorted(set(rewrite(requirements, package.parent)))
 
 
-def source_files(base: Path, sources: list[str]) -> dict[str, str]:
-    """Map each file to ship to its place in the archive.
+def shipped_files(top: Path, sources: list[str]) -> dict[str, str]:
+    """Map each file to ship to its place in the distribution.
 
-    Raises:
-        FileNotFoundError: A source folder holds nothing to ship.
+    Listed by suffix: a folder included as a whole brings what `.gitignore` keeps out.
     """
-    found: dict[str, str] = {}
+    files = {}
     for source in sources:
-        files = [path for path in sorted((base / source).rglob("*")) if path.suffix in SUFFIXES]
-        if not files:
-            raise FileNotFoundError(f"no source under {base / source}: build from a whole checkout")
-        found |= {str(path): path.relative_to(base).as_posix() for path in files}
-    return found
+        found = [f for f in sorted((top / source).rglob("*")) if f.suffix in SHIPPED]
+        if not found:
+            raise FileNotFoundError(f"{top / source}: no source files; expected {sorted(SHIPPED)}")
+        files |= {str(f): f.relative_to(top).as_posix() for f in found}
+    return files
 
 
-def by_path(requirement: str, package: Path) -> list[str]:
-    """Name a sibling by its folder; leave other requirements as they are."""
-    if not requirement.startswith(SIBLING):
-        return [requirement]
-    name = requirement.split("==")[0]
-    return [f"{name} @ {sibling_of(package, name).as_uri()}"]
+def by_path(requirements: list[str], packages: Path) -> Iterator[str]:
+    """Yield the requirements, with those on siblings pointing at their folders."""
+    for requirement in map(Requirement, requirements):
+        if requirement.name.startswith(OURS):
+            requirement.specifier = SpecifierSet()
+            requirement.url = (packages / requirement.name.removeprefix(OURS)).as_uri()
+        yield str(requirement)
 
 
-def third_party_of(requirement: str, package: Path) -> list[str]:
-    """Replace a sibling by what it needs from outside this repository."""
-    if not requirement.startswith(SIBLING):
-        return [requirement]
-    folder = sibling_of(package, requirement.split("==")[0])
-    needs = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [need for need in needs["dependencies"] if not need.startswith(SIBLING)]
-
-
-def sibling_of(package: Path, name: str) -> Path:
-    """Folder of a sibling distribution."""
-    return package.parent / name.removeprefix(SIBLING)
+def third_party(requirements: list[str], packages: Path) -> Iterator[str]:
+    """Yield the requirements, with those on siblings replaced by what the siblings require."""
+    for requirement in map(Requirement, requirements):
+        if requirement.name.startswith(OURS):
+            folder = packages / requirement.name.removeprefix(OURS)
+            project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
+            yield from third_party(project["dependencies"], packages)
+        else:
+            yield str(requirement)

@@ -94,7 +94,6 @@ def test_an_sdist_holds_readme_licence_and_source(built, name):
     with tarfile.open(built[name].sdist) as archive:
         files = {member.split("/", 1)[1] for member in archive.getnames() if "/" in member}
     assert {"README.md", "LICENSE", "pyproject.toml", "PKG-INFO"} | source_files(name) <= files
-    assert not {file for file in files if file.startswith("tests/")}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -128,7 +127,7 @@ def test_a_package_without_its_source_does_not_build(tmp_path):
     shutil.copytree(CHECKOUT / "packages" / "core", alone)
     command = (sys.executable, "-m", "build", "--no-isolation", "--wheel", alone)
     output = run(*command, cwd=tmp_path, expect=1)
-    assert f"no source under {tmp_path / 'shared_attention'}" in output
+    assert f"{tmp_path / 'shared_attention'}: no source files" in output
 
 
 def test_one_domain_alone_runs_anywhere(built, environment):

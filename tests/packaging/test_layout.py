@@ -31,8 +31,17 @@ def third_party(package: Path) -> set[str]:
     return {need for need in project(package)["dependencies"] if not need.startswith(SIBLING)}
 
 
+SHARED_NEEDS = {
+    need for name in ("core", "runtime") for need in third_party(CHECKOUT / "packages" / name)
+}
+
+
 def distribution(requirement: str) -> str:
     return re.split(r"[\s\[<>=!~;]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def flat(extras: dict[str, list[str]]) -> list[str]:
+    return [need for needs in extras.values() for need in needs]
 
 
 def imported_distributions(source: Path) -> set[str]:
@@ -79,16 +88,22 @@ def test_licence_and_python_are_those_of_the_project(package):
         assert project(package)[key] == project(CHECKOUT)[key], key
 
 
-def test_the_project_needs_what_the_core_needs():
-    assert set(project(CHECKOUT)["dependencies"]) == third_party(CHECKOUT / "packages" / "core")
+def test_the_project_needs_what_the_core_and_the_runtime_need():
+    assert set(project(CHECKOUT)["dependencies"]) == SHARED_NEEDS
 
 
 @pytest.mark.parametrize("package", DOMAINS, ids=lambda path: path.name)
 def test_a_domain_has_an_extra_with_the_needs_of_its_package(package):
     extras = project(CHECKOUT)["optional-dependencies"]
-    expected = third_party(CHECKOUT / "packages" / "runtime") | third_party(package)
-    assert set(extras[package.name]) == expected
+    assert set(extras[package.name]) == third_party(package) - SHARED_NEEDS
     assert package.name in re.split(r"[\[\],]", extras["all"][0])
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_an_extra_of_a_package_is_that_of_the_project(package):
+    extras = project(CHECKOUT)["optional-dependencies"]
+    for name, needs in project(package).get("optional-dependencies", {}).items():
+        assert needs == extras[name], name
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
@@ -106,20 +121,10 @@ def test_every_command_of_the_project_belongs_to_a_package():
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 def test_a_package_names_what_its_source_imports(package):
-    declared = {distribution(need) for need in project(package)["dependencies"]}
-    core = {distribution(need) for need in project(CHECKOUT / "packages" / "core")["dependencies"]}
-    runtime = project(CHECKOUT / "packages" / "runtime")["dependencies"]
-    if "heed-core" in declared:
-        declared |= core
-    if "heed-runtime" in declared:
-        declared |= {distribution(need) for need in runtime}
-    optional = {
-        distribution(need)
-        for extra in ("stats", "onnx")
-        for need in project(CHECKOUT)["optional-dependencies"][extra]
-    }
+    own = project(package)
+    declared = [*own["dependencies"], *flat(own.get("optional-dependencies", {}))]
     [source] = pyproject(package)["tool"]["hatch"]["build"]["hooks"]["custom"]["sources"]
-    assert imported_distributions(CHECKOUT / source) <= declared | optional
+    assert imported_distributions(CHECKOUT / source) <= set(map(distribution, declared))
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
@@ -134,7 +139,5 @@ def test_constraints_name_versions_only():
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in lines)
     pinned = {distribution(line) for line in lines}
     root = project(CHECKOUT)
-    wanted = {distribution(need) for need in root["dependencies"]}
-    for extra in root["optional-dependencies"].values():
-        wanted |= {distribution(need) for need in extra}
-    assert wanted - {"heed"} <= pinned
+    wanted = [*root["dependencies"], *flat(root["optional-dependencies"])]
+    assert set(map(distribution, wanted)) - {"heed"} <= pinned
