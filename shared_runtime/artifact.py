@@ -151,7 +151,7 @@ def load_model(
     spec = models[name]
     try:
         model = spec.load()(**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise HeedError(
             f"{folder / MODEL}: {name} of this version takes other arguments: {error}; "
             "install the version in manifest.json, or train anew"
