@@ -37,7 +37,7 @@ def list_mechanisms(
     from shared_attention import catalogue
     from shared_runtime.results import aligned
 
-    with guarded("core", {}):
+    with guarded("all", {}):
         rows = [_describe(spec) for spec in catalogue().values()]
         if as_json:
             print(json.dumps(rows, indent=2))
@@ -56,7 +56,7 @@ def check(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Run the conformance kit on one mechanism, or on all."""
-    with guarded("core", {"debug": debug}):
+    with guarded("all", {"debug": debug}):
         from shared_attention.testing import check_mechanism
 
         from shared_attention import catalogue
@@ -81,7 +81,7 @@ def benchmark(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Time every mechanism of the attention family against softmax attention."""
-    with guarded("core", {"debug": debug}):
+    with guarded("all", {"debug": debug}):
         try:
             sizes = [int(length) for length in lengths.split(",")]
         except ValueError as error:

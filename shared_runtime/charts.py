@@ -1,6 +1,6 @@
 """One look for every figure, and figures as text that an HTML page can hold.
 
-Figures are drawn inside `with style():`. Their two neutral colours, `INK` and `GRID`, become
+Figures are drawn inside `with style():`. Their colours `INK`, `GRID` and `PALETTE` become
 variables of the page when a figure is embedded, so figures follow a light or dark page.
 """
 
@@ -70,6 +70,8 @@ _STYLE: dict[Any, Any] = {
     "image.cmap": "Blues",
     "svg.fonttype": "none",
 }
+_REMARK: dict[str, Any] = {"loc": "right", "fontsize": 9.0, "fontweight": "normal", "pad": 8}
+_PIXELS_PER_INCH = 120
 
 
 @contextmanager
@@ -93,32 +95,23 @@ def loss_curves(history: pd.DataFrame) -> Figure:
             axes.plot(history["epoch"], history[column], label=label, marker=marker, markersize=4)
         best = int(history["val_loss"].argmin())
         epoch, loss = history["epoch"].iloc[best], history["val_loss"].iloc[best]
-        late = bool(epoch > history["epoch"].mean())
         axes.axvline(epoch, color=INK, linewidth=0.9, linestyle=(0, (2, 3)))
-        axes.annotate(
-            f"lowest validation loss {loss:.4g}",
-            (epoch, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(-5 if late else 5, -2),
-            textcoords="offset points",
-            ha="right" if late else "left",
-            va="top",
-            fontsize=9.0,
-        )
+        axes.set_title(f"lowest validation loss {loss:.4g} in epoch {epoch}", **_REMARK)
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.17), ncols=2, borderaxespad=0)
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.3)
     return figure
 
 
 def embed(figure: Figure) -> str:
     """Return the figure as an `<svg>` or, where that is large, an `<img>` element."""
+    width = f'style="max-width: {_PIXELS_PER_INCH * figure.get_figwidth():.0f}px"'
     svg = _svg(figure)
     if len(svg) <= LARGEST_SVG:
-        return svg
+        return svg.replace("<svg", f"<svg {width}", 1)
     encoded = base64.b64encode(png(figure)).decode("ascii")
-    return f'<img alt="" src="data:image/png;base64,{encoded}">'
+    return f'<img alt="" {width} src="data:image/png;base64,{encoded}">'
 
 
 def png(figure: Figure) -> bytes:
@@ -138,4 +131,7 @@ def _svg(figure: Figure) -> str:
     svg = text[text.index("<svg") :].strip()
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r' xmlns:xlink="[^"]*"', "", svg).replace("xlink:href", "href")
-    return svg.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
+    svg = svg.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
+    for number, color in enumerate(PALETTE):
+        svg = svg.replace(color, f"var(--series-{number})")
+    return svg

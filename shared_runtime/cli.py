@@ -85,15 +85,14 @@ class _Root(TyperGroup):
 
 
 def _broken(name: str, error: Exception) -> Any:
-    app = typer.Typer(help=f"(does not load: {error})", **_SHELL)
+    app = typer.Typer(**_SHELL)
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
 
+    @app.command(name, help=f"(does not load: {error})", context_settings=anything)
     def fail(context: typer.Context) -> None:
         say(f"heed: error: the domain {name} does not load: {error}")
         raise typer.Exit(1)
 
-    app.command(name, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(
-        fail
-    )
     return typer.main.get_command(app)
 
 

@@ -31,13 +31,9 @@ def guarded(name: str, values: Mapping[str, Any]) -> Iterator[None]:
         name: Domain, or another extra of the distribution, that brings missing packages.
         values: Parsed flags: `quiet`, `debug`, and `out` or `run`, where a traceback may go.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        format="heed: %(message)s",
-        level=logging.WARNING if values.get("quiet") else logging.INFO,
-    )
     try:
-        yield
+        with _logging(logging.WARNING if values.get("quiet") else logging.INFO):
+            yield
     except HeedError as error:
         say(f"heed: error: {error}")
         raise typer.Exit(error.exit_code) from error
@@ -53,6 +49,22 @@ def guarded(name: str, values: Mapping[str, Any]) -> Iterator[None]:
     except Exception as error:
         say(f"heed: error: {_crash(name, error, values)}")
         raise typer.Exit(1) from error
+
+
+@contextmanager
+def _logging(level: int) -> Iterator[None]:
+    logger = logging.getLogger("heed")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("heed: %(message)s"))
+    handler.setLevel(level)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 def _crash(name: str, error: Exception, values: Mapping[str, Any]) -> str:

@@ -109,8 +109,10 @@ def resolve(
     """
     settings = _gather(domain, config, flags, sets)
     top = {s.key: _typed(TOP[s.key], s) for s in settings if not s.section}
-    if top.get("domain", domain.NAME) != domain.NAME:
-        raise UsageError(f"{config} is for the domain {top['domain']}, not {domain.NAME}")
+    for setting in settings:
+        if setting.dotted == "domain" and setting.value != domain.NAME:
+            message = f"is for the domain {setting.value}, not {domain.NAME}"
+            raise UsageError(f"{setting.source}: {message}")
     spec = find_model(domain, _name(settings, "model") or domain.DEFAULT_MODEL)
     mechanism = _name(settings, "attention")
     if mechanism is not None:

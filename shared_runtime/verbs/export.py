@@ -76,8 +76,8 @@ def _dynamic(example: dict[str, Tensor]) -> dict[str, dict[int, Any]]:
 
 
 def _write_onnx(model: torch.nn.Module, example: dict[str, Tensor], path: Path) -> None:
-    require("onnxscript", "export")
-    require("onnxruntime", "export")
+    require("onnxscript", "onnx")
+    require("onnxruntime", "onnx")
     program = torch.onnx.export(
         model,
         (),
@@ -98,7 +98,7 @@ def _write_torch(model: torch.nn.Module, example: dict[str, Tensor], path: Path)
 
 
 def _onnx(path: Path) -> Runner:
-    session = require("onnxruntime", "export").InferenceSession(path.read_bytes())
+    session = require("onnxruntime", "onnx").InferenceSession(path.read_bytes())
     names = {node.name for node in session.get_inputs()}
 
     def run(inputs: dict[str, Tensor]) -> np.ndarray:

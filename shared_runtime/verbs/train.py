@@ -221,7 +221,7 @@ def _report(
             "parameters": f"{built.parameters:,}".replace(",", "\u2009"),
             "epochs": f"{fitted.selected_epoch} of {len(fitted.history)}",
             "items scored": f"{evaluation.n_scored:,}".replace(",", "\u2009"),
-            "training time": f"{fitted.seconds:.0f} s",
+            "training time": f"{fitted.seconds:.3g} s",
             "seed": built.config.seed,
         },
         metrics=document,

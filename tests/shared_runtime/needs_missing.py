@@ -1,0 +1,3 @@
+"""A domain module whose dependency is not installed."""
+
+import nosuchpackage  # noqa: F401

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from shared_attention import catalogue
+from shared_runtime.cli import root
+
+
+def heed(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(root(), ["attention", *arguments])
+    assert result.exit_code == code, result.stderr
+    return result.stdout if code == 0 else result.stderr
+
+
+def test_list() -> None:
+    rows = json.loads(heed("list", "--json"))
+    assert [row["name"] for row in rows] == list(catalogue())
+    softmax = next(row for row in rows if row["name"] == "softmax")
+    assert "causal" in softmax["capabilities"] and softmax["paper"]
+    assert all(row["name"] in heed("list") for row in rows)
+
+
+def test_benchmark_is_relative_to_softmax() -> None:
+    lines = heed("benchmark", "--lengths", "8,16", "--rounds", "1").splitlines()
+    assert lines[0].split() == ["NAME", "L=8", "L=16"]
+    assert ["softmax", "1.00", "1.00"] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check"], "give the name of one mechanism, or --all"),
+        (["check", "softmax", "--all"], "give the name of one mechanism, or --all"),
+        (["check", "sofmax"], "did you mean softmax?"),
+        (["benchmark", "--lengths", "8,x"], "--lengths 8,x: expected integers"),
+        (["benchmark", "--rounds", "0"], "expected positive integers"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str) -> None:
+    assert message in heed(*arguments, code=2)

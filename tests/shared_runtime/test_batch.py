@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from shared_runtime.batch import BatchResult, run_batch
+from shared_runtime.errors import DataError, UsageError
+
+
+class Work:
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.seen: list[str] = []
+
+    def __call__(self, path: Path, name: str) -> None:
+        self.seen.append(path.name)
+        text = path.read_text()
+        if text == "bad":
+            raise DataError("row 2: not\na number")
+        if text == "crash":
+            raise RuntimeError("boom")
+        if text == "stop":
+            raise KeyboardInterrupt
+        self.out.mkdir(exist_ok=True)
+        (self.out / name).write_text(text.upper())
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> list[Path]:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, text in {"a": "one", "b": "bad", "c": "crash", "d": "two"}.items():
+        (folder / name).write_text(text)
+    return sorted(folder.iterdir())
+
+
+def go(inputs: list[Path], work: Work, **options: object) -> BatchResult:
+    return run_batch(inputs, work.out, work, **{"made_with": "m", "suffix": ".txt", **options})
+
+
+def test_one_bad_file_stops_nothing(inputs: list[Path], tmp_path: Path) -> None:
+    work = Work(tmp_path / "out")
+    result = go(inputs, work)
+    failures = {"b": "row 2: not a number", "c": "RuntimeError: boom"}
+    assert result == BatchResult(done=2, skipped=0, failures=failures)
+    assert (work.out / "d.txt").read_text() == "TWO"
+    rows = list(csv.reader((work.out / "failures.csv").read_text().splitlines()))
+    assert rows == [["file", "error"], *map(list, failures.items())]
+    manifest = json.loads((work.out / "manifest.json").read_text())["items"]
+    assert manifest["a"]["status"] == "done" and manifest["a"]["output"] == "a.txt"
+    assert manifest["b"]["status"] == "failed" and manifest["b"]["output"] is None
+    assert len(manifest["a"]["sha256"]) == 64
+
+
+def test_only_what_is_not_done_is_done_again(inputs: list[Path], tmp_path: Path) -> None:
+    work = Work(tmp_path / "out")
+    go(inputs, work)
+    work.seen.clear()
+    inputs[1].write_text("mended")
+    result = go(inputs, work)
+    assert work.seen == ["b", "c"], "failed files are tried again"
+    assert (result.done, result.skipped, list(result.failures)) == (1, 2, ["c"])
+    work.seen.clear()
+    inputs[0].write_text("changed")
+    (work.out / "d.txt").unlink()
+    go(inputs, work)
+    assert work.seen == ["a", "c", "d"]
+    assert (work.out / "a.txt").read_text() == "CHANGED"
+    work.seen.clear()
+    go(inputs, work, overwrite=True)
+    assert work.seen == ["a", "b", "c", "d"]
+    work.seen.clear()
+    go(inputs, work, made_with="another model")
+    assert work.seen == ["a", "b", "c", "d"]
+
+
+def test_an_interrupted_pass_continues(inputs: list[Path], tmp_path: Path) -> None:
+    work = Work(tmp_path / "out")
+    inputs[2].write_text("stop")
+    with pytest.raises(KeyboardInterrupt):
+        go(inputs, work)
+    assert work.seen == ["a", "b", "c"]
+    inputs[2].write_text("three")
+    work.seen.clear()
+    assert go(inputs, work).skipped == 1
+    assert work.seen == ["b", "c", "d"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"items": {"a": {"status": "done"}}}', "{}"])
+def test_a_manifest_that_is_none_is_refused(text: str, inputs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "manifest.json").write_text(text)
+    with pytest.raises(UsageError, match="is no manifest of a batch"):
+        go(inputs, Work(out))
+    assert (out / "manifest.json").read_text() == text
