@@ -49,32 +49,35 @@ def check_inputs(
                 f"attention: {name} has shape {list(tensor.shape)}, "
                 "expected [batch, heads, length, dim]"
             )
-        if not tensor.is_floating_point():
-            raise ValueError(f"attention: {name} has dtype {tensor.dtype}, expected a float type")
+    batch, heads, length, width = q.shape
+    if not q.is_floating_point():
+        raise ValueError(f"attention: q has dtype {q.dtype}, expected a float type")
+    for name, tensor in (("k", k), ("v", v)):
         if tensor.dtype != q.dtype:
             raise ValueError(f"attention: {name} is {tensor.dtype} but q is {q.dtype}")
         if tensor.device != q.device:
             raise ValueError(f"attention: {name} is on {tensor.device} but q is on {q.device}")
-        if tensor.shape[0] != q.shape[0]:
-            raise ValueError(f"attention: {name} has batch {tensor.shape[0]}, q has {q.shape[0]}")
-        if q.shape[1] % tensor.shape[1]:
+        if tensor.shape[0] != batch:
+            raise ValueError(f"attention: {name} has batch {tensor.shape[0]}, q has {batch}")
+        if heads % tensor.shape[1]:
             raise ValueError(
                 f"attention: {name} has {tensor.shape[1]} heads, "
-                f"which do not divide the {q.shape[1]} of q"
+                f"which do not divide the {heads} of q"
             )
-    if q.shape[3] != k.shape[3]:
-        raise ValueError(f"attention: q has width {q.shape[3]} but k has {k.shape[3]}")
-    if k.shape[2] != v.shape[2]:
-        raise ValueError(f"attention: k has length {k.shape[2]} but v has {v.shape[2]}")
+    count = k.shape[2]
+    if width != k.shape[3]:
+        raise ValueError(f"attention: q has width {width} but k has {k.shape[3]}")
+    if count != v.shape[2]:
+        raise ValueError(f"attention: k has length {count} but v has {v.shape[2]}")
     if mask is not None and not isinstance(mask, Mask):
         raise ValueError(
             f"attention: mask is a {type(mask).__name__}; "
             "wrap a boolean tensor (True = may attend) in masks.dense(...)"
         )
     if mask is not None:
-        mask.check(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        mask.check(batch, heads, length, count)
     if bias is not None:
-        _check_bias(bias, (q.shape[0], q.shape[1], q.shape[2], k.shape[2]))
+        _check_bias(bias, (batch, heads, length, count))
     return Inputs(q, k, v, mask, bias, split(mask))
 
 

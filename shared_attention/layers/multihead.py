@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from shared_attention.errors import UnsupportedError
 from shared_attention.layers.cache import KeyValueCache
@@ -76,7 +77,7 @@ class MultiHeadAttention(nn.Module):
         self.positions = positions
         self.project_in = Linear(d_model, self.query_width + 2 * self.key_width, bias=bias)
         self.project_out = Linear(num_heads * self.head_dim, d_model, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         for weight in self.project_in.weight.split(self.head_dim * self.num_kv_heads):
             nn.init.xavier_uniform_(weight)
         if bias:
@@ -195,9 +196,9 @@ class MultiHeadAttention(nn.Module):
         """
         if context is None:
             fused = self.project_in(x)
-            heads = fused.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             q_heads = self.query_width // self.head_dim
-            q, k, v = heads.split([q_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
+            counts = (q_heads, self.num_kv_heads, self.num_kv_heads)
+            q, k, v = self._heads(fused).split_with_sizes(counts, dim=1)
         else:
             if self.positions is not None:
                 raise UnsupportedError(
@@ -220,13 +221,17 @@ class MultiHeadAttention(nn.Module):
         biases = (
             (None, None) if self.project_in.bias is None else self.project_in.bias.split(widths)
         )
-        q = linear(x, q_weight, biases[0]).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-        kv = linear(context, kv_weight, biases[1]).unflatten(-1, (-1, self.head_dim))
-        k, v = kv.transpose(1, 2).chunk(2, dim=1)
-        return q, k, v
+        k, v = linear(context, kv_weight, biases[1]).chunk(2, dim=-1)
+        return self._heads(linear(x, q_weight, biases[0])), self._heads(k), self._heads(v)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Lay `[B, L, heads * D]` out as `[B, heads, L, D]` without copying."""
+        batch, length, width = x.shape
+        return x.view(batch, length, width // self.head_dim, self.head_dim).transpose(1, 2)
 
     def _join(self, out: Tensor) -> Tensor:
-        return self.dropout(self.project_out(out.transpose(1, 2).flatten(2)))
+        out = self.project_out(out.transpose(1, 2).flatten(2))
+        return functional.dropout(out, self.dropout, self.training) if self.dropout else out
 
     def extra_repr(self) -> str:
         """Show the sizes."""

@@ -47,19 +47,32 @@ def softmax_attention(
     Returns:
         `[B, H, L, Dv]`; zero for queries that see no key.
     """
-    inputs = check_inputs(q, k, v, mask, bias)
+    check_inputs(q, k, v, mask, bias)
+    return _sdpa(q, k, v, mask=mask, bias=bias, scale=scale)
+
+
+def _sdpa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    bias: Tensor | None,
+    scale: float | None,
+) -> Tensor:
     if k.shape[1] != v.shape[1]:
         k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
     grouped = k.shape[1] != q.shape[1]
-    parts = inputs.parts
+    parts = masks.split(mask)
     simple = parts.window is None and parts.keys is None and parts.rest is None and bias is None
     if simple and (not parts.causal or q.shape[2] in (1, k.shape[2])):
         causal = parts.causal and q.shape[2] > 1
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped
         )
-    allowed = inputs.dense_mask()
-    if allowed is not None:
+    allowed = None
+    if mask is not None:
+        allowed = mask.to_dense(q.shape[2], k.shape[2], q.device)
         k, v = blank_hidden(k, v, allowed)
     if bias is not None:
         allowed = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
@@ -183,7 +196,7 @@ SPEC = MechanismSpec(
     function=softmax_attention,
     implementations=(
         Backend("blocks", _blocks, _why_not_blocks),
-        Backend("sdpa", softmax_attention),
+        Backend("sdpa", _sdpa),
         Backend("flex", flex.flex_softmax_attention, flex.why_not),
         Backend("eager", eager_softmax_attention),
     ),
