@@ -17,6 +17,10 @@ BUILT_IN = (
     "softmax",
     "window",
     "linear",
+    "prob_sparse",
+    "auto_correlation",
+    "flow",
+    "scan",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 

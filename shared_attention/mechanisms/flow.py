@@ -169,8 +169,8 @@ def _causal(
     competition = rival / rivals.clamp(min=EPS) * n
     flow_in, flow = linear_scan(sinks / incoming, sources, values * competition, state.flow)
     out = flow_in * torch.sigmoid(_flow(sinks, key_flow) / n)
-    last = [x[:, :, -1:] for x in (keys, queries, key_flow, query_flow, rivals)]
-    return out.to(q.dtype), FlowState(*last, flow=flow, count=positions[:, :, -1:])
+    last = [x[:, :, -1:].clone() for x in (keys, queries, key_flow, query_flow, rivals)]
+    return out.to(q.dtype), FlowState(*last, flow=flow, count=positions[:, :, -1:].clone())
 
 
 def _features(
