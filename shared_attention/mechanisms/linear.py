@@ -13,8 +13,8 @@ from shared_attention.references.linear import reference_linear
 from shared_attention.refusal import accept
 from shared_attention.spec import Capabilities, MechanismSpec
 
-SMALLEST_SUM = 1e-30
-"""Floor of the normaliser: elu(x) + 1 underflows to zero for x below about -100."""
+SMALLEST_SUM = 1e-20
+"""Floor of the normaliser, below which the keys' features have all but underflowed."""
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None = None) -> Tensor:
@@ -92,7 +92,11 @@ def prefill_linear(
 def _features(
     q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return φ(q), φ(k) and the values with a column of ones, keys that are not valid zeroed."""
+    """Return φ(q), φ(k) and the values with a column of ones, keys that are not valid zeroed.
+
+    Queries below zero are shifted up first: it scales a whole row of φ(q), which the normaliser
+    takes out again, and keeps the row from underflowing.
+    """
     wide = torch.promote_types(q.dtype, torch.float32)
     q, k, v = q.to(wide), expand_heads(k, q.shape[1]).to(wide), expand_heads(v, q.shape[1]).to(wide)
     ones = torch.ones_like(v[..., :1])
@@ -100,6 +104,7 @@ def _features(
     if valid is not None:
         hidden = ~valid[:, None, :, None]
         k, values = k.masked_fill(hidden, 0), values.masked_fill(hidden, 0)
+    q = q - q.detach().amax(dim=-1, keepdim=True).clamp(max=0)
     return F.elu(q) + 1, F.elu(k) + 1, values
 
 

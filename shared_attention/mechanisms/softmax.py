@@ -156,14 +156,16 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, **rest: Any
 
 def _why_not_blocks(inputs: Inputs) -> list[str]:
     parts = inputs.parts
-    if parts.window is None:
-        return ["the mask has no window"]
-    left, right = parts.window
     reasons = []
-    if left is None or (right is None and not parts.causal):
-        reasons.append("the window is unbounded")
-    elif inputs.k.shape[2] < 2 * (left + 1 + (0 if parts.causal else right or 0)):
-        reasons.append("the window covers half of the keys or more")
+    if parts.window is None:
+        reasons.append("the mask has no window")
+    else:
+        left, right = parts.window
+        right = 0 if parts.causal else right
+        if left is None or right is None:
+            reasons.append("the window is unbounded")
+        elif inputs.k.shape[2] < 2 * (left + 1 + right):
+            reasons.append("the window covers half of the keys or more")
     if parts.rest is not None:
         reasons.append("the mask has parts beyond causal, window and key padding")
     if inputs.bias is not None:
