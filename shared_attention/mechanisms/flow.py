@@ -94,7 +94,7 @@ class FlowState(NamedTuple):
     """Σ exp(Ô) `[B, H, 1, 1]`."""
     flow: Tensor
     """Σ φ(k) vᵀ weighted by competition `[B, H, D, Dv]`."""
-    count: Tensor
+    positions: Tensor
     """Number of real positions, int64 `[B, 1, 1, 1]`."""
 
 
@@ -110,12 +110,16 @@ def empty_flow(
 ) -> FlowState:
     """Return the state of no positions, in at least float32."""
     wide = torch.promote_types(dtype or torch.get_default_dtype(), torch.float32)
-    sums = [
-        torch.zeros(batch, kv_heads, rows, width, dtype=wide, device=device)
-        for rows, width in [(1, key_dim)] * 4 + [(1, 1), (key_dim, value_dim)]
-    ]
-    count = torch.zeros(batch, 1, 1, 1, dtype=torch.int64, device=device)
-    return FlowState(*sums, count=count)
+    row = torch.zeros(batch, kv_heads, 1, key_dim, dtype=wide, device=device)
+    return FlowState(
+        keys=row,
+        queries=row,
+        key_flow=row,
+        query_flow=row,
+        rivals=row.new_zeros(batch, kv_heads, 1, 1),
+        flow=row.new_zeros(batch, kv_heads, key_dim, value_dim),
+        positions=torch.zeros(batch, 1, 1, 1, dtype=torch.int64, device=device),
+    )
 
 
 def prefill_flow(
@@ -157,7 +161,7 @@ def _causal(
     sinks, sources, values = _features(q, k, v, valid)
     counted = sinks if valid is None else _hide(sinks, valid)
     present = torch.ones_like(sinks[:, :1, :, :1]) if valid is None else valid[:, None, :, None]
-    positions = present.long().cumsum(2) + state.count
+    positions = present.long().cumsum(2) + state.positions
     n = positions.clamp(min=1)
     keys = sources.cumsum(2) + state.keys
     queries = counted.cumsum(2) + state.queries
@@ -169,8 +173,20 @@ def _causal(
     competition = rival / rivals.clamp(min=EPS) * n
     flow_in, flow = linear_scan(sinks / incoming, sources, values * competition, state.flow)
     out = flow_in * torch.sigmoid(_flow(sinks, key_flow) / n)
-    last = [x[:, :, -1:].clone() for x in (keys, queries, key_flow, query_flow, rivals)]
-    return out.to(q.dtype), FlowState(*last, flow=flow, count=positions[:, :, -1:].clone())
+    return out.to(q.dtype), FlowState(
+        keys=_last(keys),
+        queries=_last(queries),
+        key_flow=_last(key_flow),
+        query_flow=_last(query_flow),
+        rivals=_last(rivals),
+        flow=flow,
+        positions=_last(positions),
+    )
+
+
+def _last(x: Tensor) -> Tensor:
+    """The last position, without keeping the memory of the others."""
+    return x[:, :, -1:].clone()
 
 
 def _features(
