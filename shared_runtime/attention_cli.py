@@ -57,15 +57,16 @@ def check(
 ) -> None:
     """Run the conformance kit on one mechanism, or on all."""
     with guarded("all", {"debug": debug}):
-        from shared_attention.testing import check_mechanism
-
+        if every == (name is not None):
+            raise UsageError("give the name of one mechanism, or --all")
         from shared_attention import catalogue
         from shared_runtime.options import find_mechanism
 
-        if every == (name is not None):
-            raise UsageError("give the name of one mechanism, or --all")
+        chosen = list(catalogue()) if name is None else [find_mechanism(name)]
+        from shared_attention.testing import check_mechanism
+
         failed = []
-        for mechanism in catalogue() if name is None else [find_mechanism(name)]:
+        for mechanism in chosen:
             report = check_mechanism(mechanism)
             print(report)
             if not report.ok:

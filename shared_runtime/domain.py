@@ -145,6 +145,8 @@ class Domain(Protocol):
     DEFAULT_MODEL: str
     DataConfig: type
     """Dataclass of the `data:` section; its first field is `path`."""
+    Training: type[TrainingConfig]
+    """Dataclass of the `training:` section: `TrainingConfig`, or one that adds to it."""
     SAMPLES: Mapping[str, str]
     """File that `write_sample` writes for each model task, relative to its folder."""
     DEMO: Mapping[str, Any]
@@ -216,6 +218,6 @@ class Domain(Protocol):
         """Return pictures and tables of what the model attended to."""
         ...
 
-    def example_inputs(self, model: nn.Module, batch_size: int) -> dict[str, Tensor]:
-        """Return keyword inputs of `model.forward`, for export, dry runs and benchmarks."""
+    def example_inputs(self, arguments: Mapping[str, Any], batch_size: int) -> dict[str, Tensor]:
+        """Return keyword inputs of `forward` of a model built with `arguments`, for export."""
         ...

@@ -117,7 +117,7 @@ def resolve(
     mechanism = _name(settings, "attention")
     if mechanism is not None:
         mechanism = find_mechanism(mechanism)
-    training = _dataclass(TrainingConfig, "training", settings, spec.training)
+    training = _dataclass(domain.Training, "training", settings, spec.training)
     return RunConfig(
         domain=domain.NAME,
         seed=top.get("seed", 0),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("heed", "torch", "lightning", "numpy", "pandas", "scipy", "safetensors")
 _ENVIRONMENT = "environment.json"
+_RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class RunFolder:
     @property
     def writes(self) -> bool:
         """Whether this process is the one that writes."""
-        return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK"))
+        return all(int(os.environ.get(name, "0")) == 0 for name in _RANKS)
 
     @property
     def finished(self) -> bool:

@@ -151,7 +151,7 @@ def _contender(
         built.parameters,
         domain.make_task(built.model, prepared, config.training).to(device),
         _on(prepared.train.batch(np.arange(size, dtype=np.int64)), device),
-        _on(domain.example_inputs(built.model, size), device),
+        _on(domain.example_inputs(built.arguments, size), device),
     )
 
 

@@ -45,7 +45,7 @@ def export(
         HeedError: The model cannot be exported, or the file computes something else.
     """
     loaded = open_run(domain, run, device="cpu").loaded
-    example = domain.example_inputs(loaded.model, EXAMPLE_BATCH)
+    example = domain.example_inputs(loaded.arguments, EXAMPLE_BATCH)
     path = out or run / ("model.onnx" if format == "onnx" else "model.pt2")
     write, reader = (_write_onnx, _onnx) if format == "onnx" else (_write_torch, _torch)
     with replacing(path) as partial:
@@ -58,7 +58,8 @@ def export(
             ) from error
         exported = reader(partial)
         for size in CHECKED_BATCHES:
-            _compare(loaded.model, exported, domain.example_inputs(loaded.model, size), format)
+            inputs = domain.example_inputs(loaded.arguments, size)
+            _compare(loaded.model, exported, inputs, format)
     return path
 
 
@@ -78,6 +79,8 @@ def _dynamic(example: dict[str, Tensor]) -> dict[str, dict[int, Any]]:
 def _write_onnx(model: torch.nn.Module, example: dict[str, Tensor], path: Path) -> None:
     require("onnxscript", "onnx")
     require("onnxruntime", "onnx")
+    # It warns of every package it could serve and does not find, such as torchvision.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     program = torch.onnx.export(
         model,
         (),

@@ -19,6 +19,7 @@ from domains.forecasting.models.parts.running_scale import (
     update_scale,
 )
 from domains.forecasting.models.parts.stream_layer import StreamLayer, choose_streaming
+from shared_attention.dropout import Dropout
 from shared_attention.linear import Linear
 
 
@@ -83,7 +84,7 @@ class AarenForecaster(nn.Module):
         self.horizon, self.channels, self.outputs = horizon, channels, outputs
         self.recent, self.decay = recent, 1 - 1 / lookback
         self.embed = Linear(recent * channels + time_features, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             StreamLayer(choice, d_model, num_heads, d_ff, dropout) for _ in range(layers)
         )

@@ -20,6 +20,7 @@ from domains.forecasting.models.parts.start_tokens import (
     tail_validity,
 )
 from domains.forecasting.models.parts.token_embedding import TokenEmbedding
+from shared_attention.dropout import Dropout
 from shared_attention.linear import Linear
 from shared_attention.masks import Mask
 
@@ -87,7 +88,7 @@ class Autoformer(nn.Module):
         self.label = label_steps(label, lookback, default=lookback // 2)
         self.past_embedding = TokenEmbedding(channels, time_features, d_model)
         self.future_embedding = TokenEmbedding(channels, time_features, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = nn.ModuleList(
             _EncoderLayer(self.attention, d_model, num_heads, d_ff, average, dropout)
             for _ in range(encoder_layers)
@@ -150,7 +151,7 @@ class _FeedForward(nn.Module):
         super().__init__()
         self.widen = Linear(d_model, d_ff, bias=False)
         self.narrow = Linear(d_ff, d_model, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.dropout(functional.gelu(self.widen(x)))
@@ -172,7 +173,7 @@ class _EncoderLayer(nn.Module):
         super().__init__()
         self.attention = choice.build(d_model, num_heads)
         self.feed_forward = _FeedForward(d_model, d_ff, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.average = average
 
     def forward(self, x: Tensor, mask: Mask | None) -> Tensor:
@@ -196,10 +197,10 @@ class _DecoderLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.self_attention = choice.build(d_model, num_heads)
-        self.cross_attention = choice.build(d_model, num_heads)
+        self.cross_attention = choice.build(d_model, num_heads, across=True)
         self.feed_forward = _FeedForward(d_model, d_ff, dropout)
         self.trend = CircularConvolution(d_model, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.average = average
 
     def forward(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from domains.forecasting.models.parts.attention_choice import choose_attention
 from domains.forecasting.models.parts.normalisation import keep_valid, valid_mean
+from shared_attention.dropout import Dropout
 from shared_attention.layers import EncoderLayer, SinusoidalPositions
 from shared_attention.linear import Linear
 
@@ -55,7 +56,7 @@ class TransformerClassifier(nn.Module):
         self.max_length = max_length
         self.embed = Linear(channels, d_model)
         self.positions = SinusoidalPositions(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             EncoderLayer(self.attention.build(d_model, num_heads), d_model, d_ff, dropout=dropout)
             for _ in range(layers)

@@ -16,6 +16,8 @@ from domains.forecasting.models.parts.normalisation import (
     keep_valid,
     normalise_window,
 )
+from domains.forecasting.models.parts.season import LearnedSeason
+from shared_attention.dropout import Dropout
 from shared_attention.layers import EncoderLayer
 from shared_attention.linear import Linear
 
@@ -23,13 +25,17 @@ from shared_attention.linear import Linear
 class InvertedTransformer(nn.Module):
     """Each variable's whole window is one token; attention relates variables to each other.
 
-    The calendar's series are tokens as well, and are read but not forecast.
+    The paper's model is `linear_path=False, remove_season=False, calendar_tokens=True`. The
+    default adds a linear map from window to horizon, shared by the variables, to which the
+    attention path, zero at the start, is a correction; and takes a learned season off the
+    window. `docs/results/forecasting.md` measures what each buys.
 
     Args:
         lookback: length L of the window.
         horizon: steps H to forecast.
         channels: series C.
         time_features: calendar covariates F.
+        season: levels of the first calendar covariate.
         outputs: quantiles, or 1 for a point forecast.
         attention: mechanism; None is `softmax`.
         attention_options: its options.
@@ -39,6 +45,9 @@ class InvertedTransformer(nn.Module):
         layers: encoder layers.
         dropout: probability.
         normalise: what is taken off each window before and put back after.
+        linear_path: add the linear map.
+        remove_season: take the learned season off the window and add it to the forecast.
+        calendar_tokens: the calendar's series are tokens as well, read but not forecast.
     """
 
     def __init__(
@@ -48,15 +57,19 @@ class InvertedTransformer(nn.Module):
         horizon: int,
         channels: int,
         time_features: int,
+        season: int,
         outputs: int = 1,
         attention: str | None = None,
         attention_options: Mapping[str, Any] | None = None,
-        d_model: int = 128,
-        num_heads: int = 8,
-        d_ff: int = 256,
-        layers: int = 2,
-        dropout: float = 0.1,
+        d_model: int = 32,
+        num_heads: int = 4,
+        d_ff: int = 64,
+        layers: int = 1,
+        dropout: float = 0.5,
         normalise: Normalisation = "instance",
+        linear_path: bool = True,
+        remove_season: bool = True,
+        calendar_tokens: bool = False,
     ) -> None:
         super().__init__()
         choice = choose_attention(
@@ -64,13 +77,19 @@ class InvertedTransformer(nn.Module):
         )
         self.channels, self.horizon, self.outputs = channels, horizon, outputs
         self.normalise: Normalisation = normalise
+        self.calendar_tokens = calendar_tokens
+        self.season = LearnedSeason(season, channels) if remove_season else None
+        self.direct = Linear(lookback, horizon * outputs) if linear_path else None
         self.embed = Linear(lookback, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             EncoderLayer(choice.build(d_model, num_heads), d_model, d_ff, dropout=dropout)
             for _ in range(layers)
         )
         self.project = Linear(d_model, horizon * outputs)
+        if linear_path:
+            nn.init.zeros_(self.project.weight)
+            nn.init.zeros_(self.project.bias)
 
     def forward(
         self,
@@ -87,17 +106,27 @@ class InvertedTransformer(nn.Module):
         Args:
             past: scaled window.
             past_time: `[B, L, F]`.
-            future_time: `[B, H, F]`; not read: the horizon has no tokens of its own.
+            future_time: `[B, H, F]`; read for the season only.
             past_covariates: refused.
             future_covariates: refused.
             valid: bool `[B, L]`, False where padded.
         """
         refuse_covariates("InvertedTransformer", past_covariates, future_covariates)
+        if self.season is not None:
+            past = past - self.season(past_time)
         window, scale = normalise_window(past, valid, self.normalise)
-        series = torch.cat([window, keep_valid(past_time, valid)], dim=-1)
-        tokens = self.dropout(self.embed(series.transpose(1, 2)))
+        series = window.transpose(1, 2)
+        if self.calendar_tokens:
+            calendar = keep_valid(past_time, valid).transpose(1, 2)
+            series = torch.cat([series, calendar], dim=1)
+        tokens = self.dropout(self.embed(series))
         for layer in self.layers:
             tokens = layer(tokens)
         forecast = self.project(tokens[:, : self.channels])
+        if self.direct is not None:
+            forecast = forecast + self.direct(window.transpose(1, 2))
         forecast = forecast.unflatten(-1, (self.horizon, self.outputs)).transpose(1, 2)
-        return ordered(scale.restore(forecast))
+        forecast = ordered(scale.restore(forecast))
+        if self.season is None:
+            return forecast
+        return forecast + self.season(future_time).unsqueeze(-1)

@@ -16,6 +16,7 @@ from domains.forecasting.models.parts.normalisation import (
     normalise_window,
 )
 from domains.forecasting.models.parts.variable_convolution import VariableConvolution
+from shared_attention.dropout import Dropout
 from shared_attention.layers import EncoderLayer
 from shared_attention.linear import Linear
 
@@ -75,7 +76,7 @@ class MHAC(nn.Module):
             if future_variables
             else None
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.attend = EncoderLayer(
             choice.build(d_model, num_heads), d_model, 4 * d_model, dropout=dropout
         )

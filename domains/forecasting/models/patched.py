@@ -17,6 +17,7 @@ from domains.forecasting.models.parts.normalisation import (
     normalise_window,
 )
 from domains.forecasting.models.parts.patching import patch_count, patches
+from shared_attention.dropout import Dropout
 from shared_attention.layers import EncoderLayer
 from shared_attention.linear import Linear
 
@@ -76,7 +77,7 @@ class PatchedTransformer(nn.Module):
         count = patch_count(lookback, patch, stride)
         self.embed = Linear(patch, d_model)
         self.positions = nn.Parameter(torch.randn(count, d_model) * 0.02)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.layers = nn.ModuleList(
             EncoderLayer(self.attention.build(d_model, num_heads), d_model, d_ff, dropout=dropout)
             for _ in range(layers)

@@ -15,18 +15,20 @@ import pandas as pd
 
 from shared_runtime.domain import Evaluation, Figure, LoadedModel, ModelSpec, Prepared, Problem
 from shared_runtime.errors import DataError, UsageError
+from shared_runtime.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from shared_runtime.task import Task
-    from shared_runtime.training_config import TrainingConfig
 
 NAME = "toy"
 SUMMARY = "Regression on the rows of a table."
 DISCLAIMER = "For tests only."
 DEFAULT_MODEL = "Tokens"
+Training = TrainingConfig
+Training = TrainingConfig
 SAMPLES = {"regress": "rows.csv"}
 DEMO = {"model": "Tokens", "set": ["training.epochs=2"]}
 
@@ -134,9 +136,7 @@ def prepare(
     }
     scaled = (x - state["mean"]) / state["std"] if len(columns) == len(state["mean"]) else x
     ids = frame[data.id_column].to_numpy() if data.id_column else np.arange(len(frame))
-    parts = [
-        Rows(scaled[a:b], y[a:b], ids[a:b]) for a, b in itertools.pairwise(borders)
-    ]
+    parts = [Rows(scaled[a:b], y[a:b], ids[a:b]) for a, b in itertools.pairwise(borders)]
     return Prepared(
         *parts,
         model_arguments={"features": len(columns)},
@@ -244,10 +244,10 @@ def explain(
     return [Figure("Attention between features", "Mean over rows.", figure)], {"Weights": table}
 
 
-def example_inputs(model: nn.Module, batch_size: int) -> dict[str, Tensor]:
+def example_inputs(arguments: Mapping[str, Any], batch_size: int) -> dict[str, Tensor]:
     import torch
 
-    features = model.linear.in_features if hasattr(model, "linear") else len(model.names)
+    features = arguments["features"]
     generator = torch.Generator().manual_seed(0)
     return {"x": torch.randn(batch_size, features, generator=generator)}
 

@@ -27,10 +27,22 @@ class AttentionChoice:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, d_model: int, num_heads: int) -> MultiHeadAttention:
-        """Return a multi-head layer with this mechanism."""
+    def build(self, d_model: int, num_heads: int, *, across: bool = False) -> MultiHeadAttention:
+        """Return a multi-head layer with this mechanism.
+
+        Args:
+            d_model: width.
+            num_heads: heads.
+            across: whether the layer attends to another sequence, which may have the length of
+                its own; mechanisms that treat padded keys as padded queries are told.
+        """
+        told = any(option.name == "self_attention" for option in catalogue()[self.name].options)
+        options = {"self_attention": not across} if told else {}
         return MultiHeadAttention(
-            d_model, num_heads, mechanism=self.name, mechanism_options=dict(self.options)
+            d_model,
+            num_heads,
+            mechanism=self.name,
+            mechanism_options={**options, **self.options},
         )
 
     def padding(self, valid: Tensor | None) -> Mask | None:

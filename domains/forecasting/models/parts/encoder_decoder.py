@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -10,11 +11,13 @@ from domains.forecasting.models.parts.attention_choice import AttentionChoice
 from domains.forecasting.models.parts.covariates import refuse_covariates
 from domains.forecasting.models.parts.distilling import Distilling
 from domains.forecasting.models.parts.heads import as_forecast, ordered
+from domains.forecasting.models.parts.horizon_layer import HorizonDecoderLayer
 from domains.forecasting.models.parts.normalisation import keep_valid
 from domains.forecasting.models.parts.start_tokens import tail_and_horizon, tail_validity
 from domains.forecasting.models.parts.token_embedding import TokenEmbedding
 from shared_attention import masks
-from shared_attention.layers import DecoderLayer, EncoderLayer, SinusoidalPositions
+from shared_attention.dropout import Dropout
+from shared_attention.layers import EncoderLayer, SinusoidalPositions
 from shared_attention.linear import Linear
 from shared_attention.masks import Mask
 
@@ -70,7 +73,7 @@ class EncoderDecoder(nn.Module):
         self.positions = SinusoidalPositions(width)
         self.past_embedding = TokenEmbedding(channels, time_features, width)
         self.future_embedding = TokenEmbedding(channels, time_features, width)
-        self.dropout = nn.Dropout(size.dropout)
+        self.dropout = Dropout(size.dropout)
         self.encoder = nn.ModuleList(
             EncoderLayer(attention.build(width, heads), width, size.d_ff, dropout=size.dropout)
             for _ in range(size.encoder_layers)
@@ -80,9 +83,9 @@ class EncoderDecoder(nn.Module):
         )
         self.encoder_norm = nn.LayerNorm(width)
         self.decoder = nn.ModuleList(
-            DecoderLayer(
+            HorizonDecoderLayer(
                 attention.build(width, heads),
-                cross.build(width, heads),
+                cross.build(width, heads, across=True),
                 width,
                 size.d_ff,
                 dropout=size.dropout,
@@ -115,9 +118,15 @@ class EncoderDecoder(nn.Module):
         )
         mask = _both(masks.causal(), self.attention.padding(tail))
         memory_mask = self.cross.padding(memory_valid)
-        for layer in self.decoder:
-            tokens = layer(tokens, memory, mask=mask, memory_mask=memory_mask)
-        hidden = self.decoder_norm(tokens[:, -self.horizon :])
+        seen = {"mask": mask, "memory_mask": memory_mask}
+        *whole, last = cast(list[HorizonDecoderLayer], list(self.decoder))
+        for layer in whole:
+            tokens = layer(tokens, memory, **seen)
+        if self.cross.name == "softmax":
+            tokens = last.forward_last(tokens, memory, self.horizon, **seen)
+        else:
+            tokens = last(tokens, memory, **seen)[:, -self.horizon :]
+        hidden = self.decoder_norm(tokens)
         return ordered(as_forecast(self.project(hidden), self.channels, self.outputs))
 
     def encode(

@@ -1,0 +1,1 @@
+"""File formats, splits, scaling and windows of forecasting and classification data."""

@@ -1,0 +1,58 @@
+"""Many series on one time grid, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series after another, each on its complete time grid.
+
+    `T` is the number of rows of all series together, `S` of series, `C` of channels.
+    """
+
+    layout: Literal["wide", "long"]
+    ids: tuple[str, ...]
+    """Names of the series `[S]`; a wide file is one series called `""`."""
+    channels: tuple[str, ...]
+    values: np.ndarray
+    """float32 `[T, C]`; NaN where missing."""
+    past_covariates: np.ndarray
+    """float32 `[T, K]`."""
+    future_covariates: np.ndarray
+    """float32 `[T, K']`."""
+    times: np.ndarray
+    """datetime64[ns] `[T]`; in UTC where there is a zone."""
+    offsets: np.ndarray
+    """int64 `[S + 1]`: rows of series s are `offsets[s]:offsets[s + 1]`."""
+    frequency: str
+    timezone: str | None
+    time_column: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Rows of each series, `[S]`."""
+        return np.diff(self.offsets)
+
+    def local_times(self, times: np.ndarray | None = None) -> pd.DatetimeIndex:
+        """Return `times` (default: all of the panel) in the panel's own zone."""
+        index = pd.DatetimeIndex(self.times if times is None else times)
+        return (
+            index if self.timezone is None else index.tz_localize("UTC").tz_convert(self.timezone)
+        )
+
+    def future_times(self, series: int, steps: int) -> np.ndarray:
+        """Return the `steps` times after the last one of a series, `[steps]`."""
+        last = self.local_times(self.times[self.offsets[series + 1] - 1 : self.offsets[series + 1]])
+        future = pd.date_range(last[0], periods=steps + 1, freq=self.frequency)[1:]
+        return (future.tz_convert("UTC").tz_localize(None) if future.tz else future).to_numpy(
+            "datetime64[ns]"
+        )

@@ -1,0 +1,49 @@
+"""Statistical baselines for many series, where `statsforecast` is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from domains.forecasting.data.windows import WindowSet
+
+_MOST_WINDOWS = 200
+
+
+def statistical_baselines(windows: WindowSet, season: int) -> dict[str, np.ndarray]:
+    """Return AutoETS and AutoTheta forecasts, standardised `[N, H, 1, 1]`, by name.
+
+    Each window is forecast from all observed values of its series before the cut-off. Empty for
+    wide tables, for more than 200 windows (a model is fitted for each) and where statsforecast
+    (`pip install 'heed[stats]'`) is missing.
+    """
+    panel = windows.store.panel
+    absent = importlib.util.find_spec("statsforecast") is None
+    if absent or panel.layout != "long" or len(windows) > _MOST_WINDOWS:
+        return {}
+    from statsforecast import StatsForecast
+    from statsforecast.models import AutoETS, AutoTheta
+
+    frames = []
+    for number, (series, cutoff) in enumerate(zip(windows.series, windows.cutoffs, strict=True)):
+        start = panel.offsets[series]
+        values = pd.Series(panel.values[start : start + cutoff, 0].astype(np.float64))
+        times = panel.times[start : start + cutoff]
+        frame = pd.DataFrame({"unique_id": f"{number:06d}", "ds": times, "y": values.ffill()})
+        frames.append(frame.dropna())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        models = [AutoETS(season_length=season), AutoTheta(season_length=season)]
+        engine = StatsForecast(models=models, freq=panel.frequency)
+        forecast = engine.forecast(df=pd.concat(frames), h=windows.horizon)
+    scaler = windows.store.scaler
+    result = {}
+    for name in ("AutoETS", "AutoTheta"):
+        values = forecast.sort_values(["unique_id", "ds"])[name].to_numpy()
+        values = values.reshape(len(windows), windows.horizon, 1, 1)
+        mean, std = scaler.mean[windows.series, 0], scaler.std[windows.series, 0]
+        result[name] = (values - mean[:, None, None, None]) / std[:, None, None, None]
+    return result
