@@ -41,7 +41,7 @@ _STYLE: dict[Any, Any] = {
     "font.size": 10.0,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
-    "axes.titleweight": "semibold",
+    "axes.titleweight": "bold",
     "axes.titlepad": 9.0,
     "axes.labelsize": 9.5,
     "axes.labelcolor": INK,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
 from domains.forecasting import domain
 from domains.forecasting.data.config import DataConfig
 from domains.forecasting.models.registry import MODELS
-from shared_runtime.domain import Prepared
+from shared_runtime.domain import Domain, Prepared
 from shared_runtime.verbs.predict import predict
 
 
@@ -44,4 +45,4 @@ def forecast(run: str | Path, data: str | Path, *, device: str = "auto") -> pd.D
         DataError: the file cannot be used.
         UsageError: the folder holds no forecaster.
     """
-    return predict(domain, Path(run), Path(data), device=device)
+    return predict(cast(Domain, domain), Path(run), Path(data), device=device)

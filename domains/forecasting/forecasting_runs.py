@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import textwrap
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -101,8 +102,7 @@ def prepare(data: DataConfig, spec: ModelSpec, preprocessing: Mapping[str, Any] 
         summary={
             "file": data.path.name,
             "series": len(panel),
-            "channels": ", ".join(panel.channels[:12])
-            + (" ..." if len(panel.channels) > 12 else ""),
+            "channels": textwrap.shorten(", ".join(panel.channels), 120),
             "frequency": panel.frequency,
             "from": str(panel.local_times().min()),
             "to": str(panel.local_times().max()),

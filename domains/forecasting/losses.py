@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ def point_loss(forecast: Tensor, target: Tensor, valid: Tensor | None, kind: str
         valid: bool `[B, H, C]`, True where the target counts; None when all do.
         kind: `mse`, `mae` or `huber` (threshold 1, standardised units).
     """
-    losses = {
+    losses: dict[str, Callable[..., Tensor]] = {
         "mse": functional.mse_loss,
         "mae": functional.l1_loss,
         "huber": functional.huber_loss,

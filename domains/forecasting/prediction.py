@@ -61,7 +61,7 @@ def predict(
 
 def prediction_config(state: Mapping[str, Any], source: Path) -> DataConfig:
     """Return how a trained model reads a file: as it read its training file."""
-    reading = {
+    reading: dict[str, Any] = {
         f.name: tuple(value) if isinstance(value, list) else value
         for f in fields(DataConfig)
         if (value := state["reading"].get(f.name)) is not None

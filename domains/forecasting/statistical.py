@@ -42,8 +42,8 @@ def statistical_baselines(windows: WindowSet, season: int) -> dict[str, np.ndarr
     scaler = windows.store.scaler
     result = {}
     for name in ("AutoETS", "AutoTheta"):
-        values = forecast.sort_values(["unique_id", "ds"])[name].to_numpy()
-        values = values.reshape(len(windows), windows.horizon, 1, 1)
+        column = forecast.sort_values(["unique_id", "ds"])[name].to_numpy()
+        grid = column.reshape(len(windows), windows.horizon, 1, 1)
         mean, std = scaler.mean[windows.series, 0], scaler.std[windows.series, 0]
-        result[name] = (values - mean[:, None, None, None]) / std[:, None, None, None]
+        result[name] = (grid - mean[:, None, None, None]) / std[:, None, None, None]
     return result

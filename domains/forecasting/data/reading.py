@@ -89,7 +89,8 @@ def _columns(frame: pd.DataFrame, config: DataConfig) -> _Columns:
     if layout == "auto":
         layout = "long" if {_ID, _LONG_TIME} <= set(names) else "wide"
     if layout == "long":
-        time, default = _LONG_TIME, (_LONG_TARGET,)
+        time = _LONG_TIME
+        default: tuple[str, ...] = (_LONG_TARGET,)
         needed = [_ID, _LONG_TIME]
     else:
         time = next((n for n in names if n.lower() in ("date", "ds", "time", "timestamp")), "date")
@@ -103,7 +104,8 @@ def _columns(frame: pd.DataFrame, config: DataConfig) -> _Columns:
         expected = "unique_id, ds, y" if layout == "long" else "date and one column per channel"
         what = f"no column {missing[0]!r}" if missing else "no column to forecast"
         raise DataError(
-            f"{config.path}: {what}; a {layout} file has {expected}, this one has {', '.join(names)}"
+            f"{config.path}: {what}; a {layout} file has {expected}, "
+            f"this one has {', '.join(names)}"
         )
     return _Columns(
         "long" if layout == "long" else "wide",

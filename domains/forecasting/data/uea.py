@@ -56,7 +56,8 @@ def read_ts(path: Path) -> LabelledSeries:
     label_words = header.get("classlabel", "true").split()
     if label_words[:1] == ["false"]:
         raise DataError(f"{path}: @classLabel false: there are no classes to learn")
-    cases, labels = [], []
+    cases: list[np.ndarray] = []
+    labels: list[str] = []
     for number, line in enumerate(lines[start:], start + 1):
         text = line.strip()
         if not text or text.startswith("#"):

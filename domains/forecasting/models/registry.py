@@ -56,7 +56,7 @@ _SPECS = (
         attention="softmax",
         paper="Liu et al., iTransformer, ICLR 2024 (arXiv 2310.06625)",
         summary="variables are tokens; the strong default for related series",
-        training={**_LONG_TERM, "batch_size": 64, "learning_rate": 1e-3},
+        training={**_LONG_TERM, "batch_size": 64, "learning_rate": 5e-3, "loss": "mae"},
     ),
     _forecaster(
         "PatchedTransformer",
