@@ -258,7 +258,6 @@ def test_swapping_the_mechanism(trained: Trained, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["onnx", "torch"])
-@pytest.mark.filterwarnings("default")
 def test_export(trained: Trained, tmp_path: Path, format: str) -> None:
     out = tmp_path / "model.bin"
     said = trained("export", "--run", trained.run, "--format", format, "--out", out)

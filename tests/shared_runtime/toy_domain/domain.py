@@ -28,7 +28,6 @@ SUMMARY = "Regression on the rows of a table."
 DISCLAIMER = "For tests only."
 DEFAULT_MODEL = "Tokens"
 Training = TrainingConfig
-Training = TrainingConfig
 SAMPLES = {"regress": "rows.csv"}
 DEMO = {"model": "Tokens", "set": ["training.epochs=2"]}
 
