@@ -137,11 +137,21 @@ class ScanAttention(nn.Module):
         """Attend to every prefix; shapes and errors are those of `scan_attention`."""
         return scan_attention(self.query, k, v, mask=mask)
 
-    def init(self, batch: int, value_dim: int | None = None) -> SoftmaxSums:
-        """Return the state of no positions; `value_dim` is head_dim where None."""
+    def init_state(
+        self,
+        batch: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> SoftmaxSums:
+        """Return the state of no positions, for values as wide as the query."""
         heads, width = self.query.shape
         return empty_sums(
-            batch, heads, value_dim or width, dtype=self.query.dtype, device=self.query.device
+            batch,
+            heads,
+            width,
+            dtype=dtype or self.query.dtype,
+            device=device or self.query.device,
         )
 
     def prefill(
@@ -150,9 +160,11 @@ class ScanAttention(nn.Module):
         """Continue over new positions; see `prefill_scan`."""
         return prefill_scan(self.query, k, v, state, mask=mask)
 
-    def step(self, k: Tensor, v: Tensor, state: SoftmaxSums) -> tuple[Tensor, SoftmaxSums]:
+    def step(
+        self, k: Tensor, v: Tensor, state: SoftmaxSums, mask: Mask | None = None
+    ) -> tuple[Tensor, SoftmaxSums]:
         """Continue over one position, `k, v [B, H, 1, D]`, at a cost that never grows."""
-        return prefill_scan(self.query, k, v, state)
+        return prefill_scan(self.query, k, v, state, mask=mask)
 
 
 SPEC = MechanismSpec(
