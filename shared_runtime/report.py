@@ -12,13 +12,15 @@ from markupsafe import Markup
 
 from shared_runtime import charts
 from shared_runtime.domain import Figure
-from shared_runtime.results import Table, results_table
+from shared_runtime.results import results_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_ROWS = 30
+MOST_ROWS = 12
 """Rows of a table that a report shows."""
+HEADLINES = 4
+"""Metrics that the index page shows of each run."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def render_index(title: str, summary: str, items: Sequence[IndexItem]) -> str:
             "link": item.link,
             "seconds": item.seconds,
             "error": item.error,
-            "results": results_table(item.metrics) if item.metrics else Table((), ()),
+            "results": results_table(item.metrics, most=HEADLINES) if item.metrics else None,
             "scored": _scored(item.metrics) if item.metrics else "",
         }
         for item in items

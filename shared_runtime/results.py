@@ -88,6 +88,11 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
+    @property
+    def metrics_are_rows(self) -> bool:
+        """Whether so many metrics read better below each other than beside each other."""
+        return len(self.columns) > max(5, len(self.rows))
+
 
 def metrics_document(
     model: str,
@@ -109,13 +114,13 @@ def metrics_document(
     }
 
 
-def results_table(document: Mapping[str, Any]) -> Table:
-    """Return the table of a `metrics.json` document.
+def results_table(document: Mapping[str, Any], *, most: int | None = None) -> Table:
+    """Return the table of a `metrics.json` document, with at most `most` metrics.
 
     Metrics without a better direction, such as coverage, have no best value.
     """
     metrics: Mapping[str, Mapping[str, float | None]] = document["metrics"]
-    columns = tuple(metrics)
+    columns = tuple(metrics)[:most]
     values = {document["model"]: {name: metrics[name]["value"] for name in columns}}
     values |= document["baselines"]
     best = {
@@ -145,8 +150,10 @@ def table_text(document: Mapping[str, Any]) -> str:
             for cell in row.cells
         ]
         lines.append([row.name, *cells])
+    if table.metrics_are_rows:
+        lines = [list(column) for column in zip(*lines, strict=True)]
     head = f"{document['split']}: {document['n_scored']} items scored, seed {document['seed']}"
-    note = "* best of its column; [95 % confidence interval]"
+    note = "* best of its metric; [95 % confidence interval]"
     return "\n".join([head, aligned(lines), note])
 
 
@@ -161,6 +168,8 @@ def aligned(lines: list[list[str]]) -> str:
 
 def _best(metric: str, values: list[float | None]) -> str | None:
     present = [value for value in values if value is not None]
+    if len(present) < 2:
+        return None
     if metric in HIGHER_IS_BETTER:
         return _text(max(present))
     if metric in LOWER_IS_BETTER or metric.endswith(tuple(f"_{m}" for m in ("mse", "mae", "rmse"))):
@@ -169,9 +178,14 @@ def _best(metric: str, values: list[float | None]) -> str | None:
 
 
 def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    """Four digits, as many as a metric deserves; nothing in scientific notation but the tiny."""
+    if value is None:
+        return ""
+    if value == 0 or 1e-3 <= abs(value) < 1e4:
+        return f"{value:#.4g}".rstrip(".")
+    return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.3g}"
 
 
 def _interval(metric: Mapping[str, float | None]) -> str:
     low, high = metric["ci_low"], metric["ci_high"]
-    return "" if low is None or high is None else f"[{low:.4g}, {high:.4g}]"
+    return "" if low is None or high is None else f"[{_text(low)}, {_text(high)}]"

@@ -62,12 +62,25 @@ def report(**more: object) -> Report:
 def test_everything_is_said_once_and_escaped() -> None:
     page = render(report())
     assert HOSTILE not in page and page.count("&lt;img src=x onerror=alert(1)&gt;") == 4
-    for text in ("12 345 items of the test part", "[0.4, 0.6]", "Not for clinical use.", "0.1235"):
+    for text in (
+        "12 345 items of the test part",
+        "[0.4000, 0.6000]",
+        "Not for clinical use.",
+        "0.1235",
+    ):
         assert text in page
     assert "<td>0.3333</td>" in page and "4 more rows are not shown" in page
     assert page.index("mse") < page.index("Net</th>") < page.index("repeat</th>")
-    assert re.search(r'<td class="best">0.25<', page), "the baseline is better and is marked"
+    assert re.search(r'<td class="best">0.2500<', page), "the baseline is better and is marked"
     assert "none</dd>" in page
+
+
+def test_many_metrics_below_each_other() -> None:
+    value = {"value": 0.5, "ci_low": None, "ci_high": None}
+    many = {**METRICS, "metrics": {f"m{n}": value for n in range(6)}, "baselines": {}}
+    page = render(report(metrics=many))
+    assert '<th scope="col" class="model">Net</th>' in page
+    assert '<th scope="row">m5</th><td class=" model">0.5000</td>' in page
 
 
 def test_nothing_outside_is_named() -> None:
