@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from shared_attention.errors import UnsupportedError
 from shared_attention.inputs import check_inputs
-from shared_attention.masks import Mask
+from shared_attention.masks import Mask, Parts
 from shared_attention.primitives.softmax_scan import SoftmaxSums, combine, scan_sums
 from shared_attention.references.scan import reference_scan
 from shared_attention.refusal import refuse_parts
@@ -40,6 +40,7 @@ def scan_attention(
 
     Source: Feng et al., Attention as an RNN, 2024, section 3.
     """
+    _check(query, k, v, mask)
     state = empty_sums(k.shape[0], k.shape[1], v.shape[-1], dtype=k.dtype, device=k.device)
     return prefill_scan(query, k, v, state, mask=mask, scale=scale)[0]
 
@@ -98,14 +99,9 @@ def _leaves(
     query: Tensor, k: Tensor, v: Tensor, mask: Mask | None, scale: float | None
 ) -> SoftmaxSums:
     """Sums over each position alone: `m, w [B, H, L]`, `u [B, H, L, Dv]`."""
-    _check_query(query, k)
-    inputs = check_inputs(k, k, v, mask)
-    refuse_parts(SPEC, inputs.parts)
-    if v.shape[1] != k.shape[1]:
-        raise UnsupportedError(f"scan: v has {v.shape[1]} heads and k {k.shape[1]}, expected equal")
+    valid = _check(query, k, v, mask).keys
     wide = torch.promote_types(k.dtype, torch.float32)
     query, k, v = query.to(wide), k.to(wide), v.to(wide)
-    valid = inputs.parts.keys
     if valid is not None:
         hidden = ~valid[:, None, :, None]
         k, v = k.masked_fill(hidden, 0), v.masked_fill(hidden, 0)
@@ -118,12 +114,22 @@ def _leaves(
     return SoftmaxSums(scores, weight, v)
 
 
-def _check_query(query: Tensor, k: Tensor) -> None:
-    if k.dim() == 4 and query.shape != (k.shape[1], k.shape[3]):
+def _check(query: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Parts:
+    if k.dim() != 4 or not k.is_floating_point():
+        raise ValueError(
+            f"scan: k has shape {list(k.shape)} of {k.dtype}, "
+            "expected floats [batch, heads, length, dim]"
+        )
+    if query.shape != (k.shape[1], k.shape[3]):
         raise ValueError(
             f"scan: query has shape {list(query.shape)}, "
             f"expected [heads, dim] = {[k.shape[1], k.shape[3]]}"
         )
+    parts = check_inputs(k, k, v, mask).parts
+    refuse_parts(SPEC, parts)
+    if v.shape[1] != k.shape[1]:
+        raise UnsupportedError(f"scan: v has {v.shape[1]} heads, expected the {k.shape[1]} of k")
+    return parts
 
 
 class ScanAttention(nn.Module):

@@ -64,10 +64,12 @@ def _head(q: Tensor, k: Tensor, v: Tensor, sinks: list[int], sources: list[int])
 
 
 def _causal_head(q: Tensor, k: Tensor, v: Tensor, sinks: list[int], sources: list[int]) -> Tensor:
-    """Sums start again at every position; `sinks` and `sources` are the same real positions."""
+    """One position after the other; `sinks` and `sources` are the same real positions."""
     phi_q, phi_k = q.sigmoid(), k.sigmoid()
-    given, wanted, contest, rows = [], [], [], []
+    given = wanted = q.new_zeros(q.shape[-1])
+    contest = q.new_zeros(0)
     seen: list[int] = []
+    rows = []
     for i in range(len(q)):
         real = i in sources
         seen = [*seen, i] if real else seen
@@ -75,15 +77,12 @@ def _causal_head(q: Tensor, k: Tensor, v: Tensor, sinks: list[int], sources: lis
         incoming = (phi_q[i] + EPS) @ (phi_k[seen].sum(0) + EPS)
         if real:
             outgoing = (phi_k[i] + EPS) @ (phi_q[seen].sum(0) + EPS)
-            wanted.append(phi_k[i] * n / outgoing)
-            given.append(phi_q[i] * n / incoming)
-            level = (phi_k[i] + EPS) @ (torch.stack(given).sum(0) + EPS) / n
-            contest.append(level.clamp(-1, 1).exp())
-        if not seen:
-            rows.append(v.new_zeros(v.shape[-1]))
-            continue
-        gate = torch.sigmoid((phi_q[i] + EPS) @ (torch.stack(wanted).sum(0) + EPS) / n)
-        level = torch.stack(contest)
-        share = level / level.cumsum(0) * torch.arange(1, len(seen) + 1, dtype=level.dtype)
+            wanted = wanted + phi_k[i] * n / outgoing
+            given = given + phi_q[i] * n / incoming
+            level = (phi_k[i] + EPS) @ (given + EPS) / n
+            contest = torch.cat([contest, level.clamp(-1, 1).exp()[None]])
+        gate = torch.sigmoid((phi_q[i] + EPS) @ (wanted + EPS) / n)
+        count = torch.arange(1, len(seen) + 1, dtype=contest.dtype)
+        share = contest / contest.cumsum(0) * count
         rows.append(gate * ((phi_k[seen] @ phi_q[i]) / incoming * share) @ v[seen])
     return torch.stack(rows)

@@ -1,0 +1,101 @@
+"""Run every check that a mechanism's declared capabilities call for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shared_attention.registry import find
+from shared_attention.spec import MechanismSpec
+from shared_attention.testing import causality, compilation, conduct, padding, values
+from shared_attention.testing.report import Check, NotClaimed, Report, Status
+from shared_attention.testing.subject import Subject
+
+CHECKS: Mapping[str, Callable[[Subject], None]] = {
+    "agrees with the reference": values.check_reference,
+    "gradients": values.check_gradients,
+    "extreme scores": values.check_extreme_scores,
+    "half precision": values.check_half_precision,
+    "prefix consistency": causality.check_prefix_consistency,
+    "state": causality.check_state,
+    "padding": padding.check_padding,
+    "batch slots": padding.check_batch_slots,
+    "hidden keys": padding.check_hidden_keys,
+    "empty rows": padding.check_empty_rows,
+    "inputs unchanged": conduct.check_inputs_unchanged,
+    "linear in values": conduct.check_linear_in_values,
+    "training mode": conduct.check_training_mode,
+    "randomness": conduct.check_randomness,
+    "refusals": conduct.check_refusals,
+    "messages": conduct.check_messages,
+    "state_dict": conduct.check_state_dict,
+    "compile": compilation.check_compile,
+    "export": compilation.check_export,
+}
+"""Every check by the name that reports and `expected_failures` use."""
+
+
+def check_mechanism(
+    mechanism: str | MechanismSpec,
+    *,
+    options: Mapping[str, Any] | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+    checks: tuple[str, ...] | None = None,
+    compile: bool = False,
+) -> Report:
+    """Hold a mechanism to what its spec claims.
+
+    Args:
+        mechanism: Name in the catalogue, or a spec that need not be in it.
+        options: Options other than the defaults; the reference gets them too.
+        expected_failures: Reason by name of each check that is known to fail. One that passes
+            after all is reported as failed, so that the list stays true.
+        checks: Names of the checks to run; None runs all.
+        compile: Also compile with the default compiler, which takes about half a minute. The
+            check that one graph captures the mechanism runs in any case.
+
+    Returns:
+        The report; print it, or ask `report.ok`.
+
+    Raises:
+        ValueError: There is no mechanism or no check of that name, or its family has no kit.
+    """
+    spec = find(mechanism) if isinstance(mechanism, str) else mechanism
+    if spec.family not in ("attention", "recurrent"):
+        raise ValueError(
+            f"check_mechanism: {spec.name} is of family {spec.family}, "
+            "expected attention or recurrent"
+        )
+    available = dict(CHECKS)
+    if compile:
+        available["inductor"] = compilation.check_inductor
+    expected = dict(expected_failures or {})
+    for name in (*(checks or ()), *expected):
+        if name not in available:
+            raise ValueError(
+                f"check_mechanism: no check {name!r}; there are {', '.join(available)}"
+            )
+    chosen = available if checks is None else {name: available[name] for name in checks}
+    subject = Subject(spec, dict(options or {}))
+    done = [_run(name, check, subject, expected.get(name)) for name, check in chosen.items()]
+    return Report(spec.name, tuple(done))
+
+
+def _run(
+    name: str, check: Callable[[Subject], None], subject: Subject, expected: str | None
+) -> Check:
+    status: Status = "passed"
+    reason = ""
+    try:
+        check(subject)
+    except NotClaimed as why:
+        return Check(name, "not claimed", str(why))
+    except AssertionError as error:
+        status, reason = "failed", str(error)
+    except Exception as error:  # whatever a third party's mechanism raises is its failure
+        status, reason = "failed", f"{type(error).__name__}: {error}".splitlines()[0]
+    if expected is None:
+        return Check(name, status, reason)
+    if status == "failed":
+        return Check(name, "expected failure", f"{expected} ({reason})")
+    return Check(name, "failed", f"passes, though expected to fail: {expected}")
