@@ -5,7 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from shared_attention import catalogue
+from shared_attention import catalogue, testing
+from shared_attention.testing.report import Check, Report
 from shared_runtime.cli import root
 
 
@@ -41,3 +42,13 @@ def test_benchmark_is_relative_to_softmax() -> None:
 )
 def test_mistakes(arguments: list[str], message: str) -> None:
     assert message in heed(*arguments, code=2)
+
+
+def test_check_prints_the_report_and_fails_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(name: str) -> Report:
+        status = "failed" if name == "window" else "passed"
+        return Report(name, (Check("causality", status, "why"),))
+
+    monkeypatch.setattr(testing, "check_mechanism", check)
+    assert heed("check", "SoftMax").startswith("softmax: 1 passed, 0 failed")
+    assert "the conformance kit fails for: window" in heed("check", "--all", code=1)

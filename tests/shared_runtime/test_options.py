@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from shared_runtime.building import build
 from shared_runtime.errors import HeedError, UsageError
-from shared_runtime.options import RunConfig, find_mechanism, find_model, resolve, unknown
+from shared_runtime.options import RunConfig, find_mechanism, find_model, resolve
+from shared_runtime.settings import unknown
 from tests.shared_runtime.toy_domain import domain as toy
 
 DATA = {"data.path": Path("rows.csv")}
@@ -55,7 +56,9 @@ def test_path_of_a_flag_is_relative_to_where_the_command_runs(tmp_path: Path) ->
     assert resolve(toy, config=file, flags=DATA).data.path == Path("rows.csv")
 
 
-def test_options_of_another_model_do_not_survive_a_new_name(tmp_path: Path) -> None:
+def test_options_of_another_model_do_not_survive_a_new_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("model: {name: Tokens, d_model: 4}\nattention: {name: window, left: 1}\n")
     run = resolve(toy, config=file, flags={**DATA, "attention.name": "linear"})
@@ -64,6 +67,7 @@ def test_options_of_another_model_do_not_survive_a_new_name(tmp_path: Path) -> N
     file.write_text("model: {name: Tokens, d_model: 4}\n")
     run = resolve(toy, config=file, flags={**DATA, "model.name": "line"})
     assert (run.model.name, run.model.options) == ("Line", {})
+    assert "model is now line: model.d_model no longer applies" in caplog.text
 
 
 @pytest.mark.parametrize(
