@@ -16,7 +16,7 @@ from shared_attention.mechanisms.kv_state import KeyValueState, empty_state
 from shared_attention.primitives.attend import attend, log_sum_exp
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.hidden import blank_hidden
-from shared_attention.primitives.local_blocks import local_blocks
+from shared_attention.primitives.local_blocks import local_blocks, worth_blocking
 from shared_attention.references.softmax import reference_softmax
 from shared_attention.result import AttentionOutput
 from shared_attention.spec import Backend, Capabilities, MechanismSpec
@@ -73,7 +73,9 @@ def _sdpa(
     allowed = None
     if mask is not None:
         allowed = mask.to_dense(q.shape[2], k.shape[2], q.device)
-        k, v = blank_hidden(k, v, allowed)
+        every_key_is_seen = parts.keys is None and parts.rest is None and q.shape[2] >= k.shape[2]
+        if not every_key_is_seen:
+            k, v = blank_hidden(k, v, allowed)
     if bias is not None:
         allowed = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
         allowed = allowed.to(q.dtype).expand(*(1,) * (4 - allowed.dim()), *allowed.shape)
@@ -164,8 +166,8 @@ def _why_not_blocks(inputs: Inputs) -> list[str]:
         right = 0 if parts.causal else right
         if left is None or right is None:
             reasons.append("the window is unbounded")
-        elif inputs.k.shape[2] < 2 * (left + 1 + right):
-            reasons.append("the window covers half of the keys or more")
+        elif not worth_blocking(left, right, inputs.k.shape[2]):
+            reasons.append("the window covers more than half of the keys")
     if parts.rest is not None:
         reasons.append("the mask has parts beyond causal, window and key padding")
     if inputs.bias is not None:

@@ -7,8 +7,9 @@ from torch import Tensor
 from shared_attention import masks
 from shared_attention.masks import Mask
 from shared_attention.mechanisms.kv_state import KeyValueState, empty_state
+from shared_attention.mechanisms.softmax import softmax_attention
 from shared_attention.primitives.heads import expand_heads
-from shared_attention.primitives.local_blocks import local_blocks
+from shared_attention.primitives.local_blocks import local_blocks, worth_blocking
 from shared_attention.references.softmax import reference_window
 from shared_attention.refusal import accept
 from shared_attention.spec import Capabilities, MechanismSpec, Option
@@ -25,6 +26,9 @@ def window_attention(
     right: int = 64,
 ) -> Tensor:
     """Attend with softmax to the keys around each query.
+
+    Runs in blocks (see `local_blocks`) unless the window covers more than half of the keys,
+    where one masked attention is faster.
 
     Args:
         q: `[B, H, L, Dk]`.
@@ -47,9 +51,13 @@ def window_attention(
     if parts.window is not None:
         left = left if parts.window[0] is None else min(left, parts.window[0])
         right = right if parts.window[1] is None else min(right, parts.window[1])
+    right = 0 if parts.causal else right
+    if not worth_blocking(left, right, k.shape[2]):
+        band = _band(left, right, q.shape[2], k.shape[2])
+        band = band if parts.keys is None else band & masks.keys(parts.keys)
+        return softmax_attention(q, k, v, mask=band, scale=scale)
     if k.shape[1] != v.shape[1]:
         k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
-    right = 0 if parts.causal else right
     return local_blocks(q, k, v, left=left, right=right, keys=parts.keys, scale=scale)
 
 
@@ -83,6 +91,11 @@ def prefill_window(
     seen = masks.causal() if state.valid is None else masks.causal() & masks.keys(state.valid)
     out = window_attention(q, state.k, state.v, mask=seen, scale=scale, left=left)
     return out, state.last(left)
+
+
+def _band(left: int, right: int, length: int, count: int) -> Mask:
+    """Return the window as a mask, unbounded on a side that it covers."""
+    return masks.window(left if left < count - 1 else None, right if right < length - 1 else None)
 
 
 def _check_sides(left: int, right: int) -> None:

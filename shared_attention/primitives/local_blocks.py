@@ -9,6 +9,11 @@ from torch import Tensor
 SMALLEST_BLOCK = 32
 
 
+def worth_blocking(left: int, right: int, keys: int) -> bool:
+    """Say whether blocks beat one masked attention: the window is less than half of the keys."""
+    return keys >= 2 * (left + right + 1)
+
+
 def local_blocks(
     q: Tensor,
     k: Tensor,
@@ -38,7 +43,7 @@ def local_blocks(
     """
     batch, heads, length, _ = q.shape
     count = k.shape[2]
-    block = max(left + right + 1, SMALLEST_BLOCK)
+    block = max((left + right) // 4, SMALLEST_BLOCK)
     blocks = -(-length // block)
     span = block + left + right
     before = left - (count - length)

@@ -256,3 +256,40 @@ def test_swap_changes_nothing_when_a_layer_cannot_take_the_mechanism(monkeypatch
     assert [layer.spec.name for layer in model] == ["softmax", "softmax"]
     with pytest.raises(ValueError, match="window has no option 'size'"):
         swap(model, "window", size=3)
+
+
+def test_recurrent_layers_have_no_query_projection_and_stream():
+    torch.manual_seed(0)
+    layer = MultiHeadAttention(16, 4, mechanism="scan")
+    assert layer.project_in.weight.shape == (32, 16)
+    valid = torch.ones(2, 10, dtype=torch.bool)
+    valid[1, :3] = False
+    full = layer(X, mask=masks.keys(valid))
+    k, v = (part.unflatten(-1, (4, 4)).transpose(1, 2) for part in layer.project_in(X).chunk(2, -1))
+    query = layer.mechanism.query[None, :, None].expand(2, -1, 10, -1)
+    expected = attention(query, k, v, mask=masks.causal() & masks.keys(valid))
+    torch.testing.assert_close(full, layer.project_out(expected.transpose(1, 2).flatten(2)))
+    cache = KeyValueCache()
+    parts = [
+        layer(X[:, part], mask=masks.keys(valid[:, part]), cache=cache)
+        for part in (slice(0, 4), slice(4, 5), slice(5, 10))
+    ]
+    torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-6, rtol=1e-5)
+    with pytest.raises(UnsupportedError, match="scan has a query of its own and cannot attend"):
+        layer(X, CONTEXT)
+    with pytest.raises(UnsupportedError, match="scan takes no bias"):
+        layer(X, bias=torch.zeros(10, 10))
+
+
+def test_swap_to_a_recurrent_mechanism_drops_the_queries_and_does_not_go_back():
+    layer = MultiHeadAttention(16, 4)
+    keys_and_values = layer.project_in.weight[16:].clone()
+    assert swap(layer, "scan") == 1
+    assert torch.equal(layer.project_in.weight, keys_and_values)
+    assert layer(X).shape == X.shape
+    with pytest.raises(UnsupportedError) as error:
+        swap(layer, "softmax")
+    assert str(error.value) == (
+        "swap: scan layers have no projection of queries for softmax; "
+        "build the model with mechanism='softmax'"
+    )
