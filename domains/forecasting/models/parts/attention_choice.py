@@ -109,4 +109,5 @@ def choose_attention(
 
 
 def _attention_specs() -> dict[str, Any]:
-    return {name: spec for name, spec in catalogue().items() if spec.family == "attention"}
+    families = ("attention", "recurrent")
+    return {name: spec for name, spec in catalogue().items() if spec.family in families}
