@@ -54,7 +54,8 @@ def seasonal_naive(batch: dict[str, Tensor], season: int) -> Tensor:
 class Ridge:
     """Linear map of the last-value-subtracted window, shared by all channels.
 
-    `weights` is float64 `[L + 1, H]`, the last row the intercept.
+    `weights` is float64 `[L, H]`. There is no intercept: it would be a drift, the same for every
+    channel.
     """
 
     weights: Tensor
@@ -96,12 +97,11 @@ def _ridge_inputs(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, tuple[int, 
     if "valid" in batch:
         centred = torch.where(batch["valid"].unsqueeze(-1), centred, 0.0)
     inputs = centred.transpose(1, 2).flatten(0, 1)
-    ones = inputs.new_ones(len(inputs), 1)
-    return torch.cat([inputs, ones], 1), last, (past.shape[0], past.shape[2])
+    return inputs, last, (past.shape[0], past.shape[2])
 
 
 def _moments(windows: WindowSet) -> tuple[Tensor, Tensor, float]:
-    width = windows.lookback + 1
+    width = windows.lookback
     gram = torch.zeros(width, width, dtype=torch.float64)
     cross = torch.zeros(width, windows.horizon, dtype=torch.float64)
     square = 0.0

@@ -25,10 +25,9 @@ from domains.forecasting.conformal import conformal_offsets
 from domains.forecasting.data.calendar import phase_levels
 from domains.forecasting.data.config import DataConfig
 from domains.forecasting.data.frequency import season_of
-from domains.forecasting.data.panel import Panel
 from domains.forecasting.data.reading import require_panel
-from domains.forecasting.data.scaling import Scaler, fit_scaler, known_scaler, unit_scaler
-from domains.forecasting.data.splits import Split, resolve_split, split_panel
+from domains.forecasting.data.scaling import make_scaler
+from domains.forecasting.data.splits import resolve_split, split_panel
 from domains.forecasting.data.windows import Store, WindowSet, build_store, training_windows
 from domains.forecasting.figures import evaluation_figures
 from domains.forecasting.inference import calibrated, forecast_batches, observed_targets
@@ -46,7 +45,7 @@ from shared_runtime.domain import Evaluation, LoadedModel, ModelSpec, Prepared
 from shared_runtime.errors import UsageError
 
 _READING = ("format", "targets", "past_covariates", "future_covariates", "frequency", "timezone")
-_REPAIRS = ("missing", "gaps", "duplicates", "unsorted")
+_REPAIRS = ("missing", "gaps", "duplicates", "unsorted", "scale")
 _SAVED_WINDOWS = 200
 
 
@@ -57,7 +56,7 @@ def prepare(data: DataConfig, spec: ModelSpec, preprocessing: Mapping[str, Any] 
     series it does not know are standardised by their own training rows.
     """
     panel, split = split_panel(require_panel(data), data)
-    scaler = _scaler(panel, split, data, preprocessing)
+    scaler = make_scaler(panel, split.train_stop, data.scale, preprocessing)
     store = build_store(
         panel,
         scaler,
@@ -111,19 +110,6 @@ def prepare(data: DataConfig, spec: ModelSpec, preprocessing: Mapping[str, Any] 
             "training / validation / test windows": f"{len(train)} / {len(val)} / {len(test)}",
         },
     )
-
-
-def _scaler(
-    panel: Panel, split: Split, data: DataConfig, preprocessing: Mapping[str, Any] | None
-) -> Scaler:
-    if data.scale == "none":
-        fitted = unit_scaler(len(panel), len(panel.channels))
-    else:
-        starts = panel.offsets[:-1]
-        fitted = fit_scaler(panel.values, starts, starts + split.train_stop)
-    if preprocessing is None:
-        return fitted
-    return known_scaler(panel.ids, panel.channels, fitted, preprocessing)
 
 
 def _compatible(windows: WindowSet, data: DataConfig) -> WindowSet:

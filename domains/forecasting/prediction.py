@@ -14,7 +14,7 @@ import torch
 from domains.forecasting.data.config import DataConfig
 from domains.forecasting.data.panel import Panel
 from domains.forecasting.data.reading import require_panel
-from domains.forecasting.data.scaling import fit_scaler, known_scaler
+from domains.forecasting.data.scaling import make_scaler
 from domains.forecasting.data.windows import WindowSet, build_store
 from domains.forecasting.inference import calibrated, forecast_batches
 from domains.forecasting.tables import forecast_table
@@ -35,10 +35,7 @@ def predict(
     panel = require_panel(config)
     lengths = _observed_lengths(panel)
     _check_covariates(panel, lengths, config)
-    starts = panel.offsets[:-1]
-    scaler = known_scaler(
-        panel.ids, panel.channels, fit_scaler(panel.values, starts, starts + lengths), state
-    )
+    scaler = make_scaler(panel, lengths, config.scale, state)
     store = build_store(
         _extended(panel, lengths, config.horizon),
         scaler,

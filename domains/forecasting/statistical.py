@@ -17,27 +17,27 @@ def statistical_baselines(windows: WindowSet, season: int) -> dict[str, np.ndarr
     """Return AutoETS and AutoTheta forecasts, standardised `[N, H, 1, 1]`, by name.
 
     Each window is forecast from all observed values of its series before the cut-off. Empty for
-    wide tables, for more than 200 windows (a model is fitted for each) and where statsforecast
+    wide tables and several targets, for more than 200 windows (a model is fitted for each) and where statsforecast
     (`pip install 'heed[stats]'`) is missing.
     """
     panel = windows.store.panel
     absent = importlib.util.find_spec("statsforecast") is None
-    if absent or panel.layout != "long" or len(windows) > _MOST_WINDOWS:
+    one = panel.layout == "long" and len(panel.channels) == 1
+    if absent or not one or len(windows) > _MOST_WINDOWS:
         return {}
     from statsforecast import StatsForecast
-    from statsforecast.models import AutoETS, AutoTheta
+    from statsforecast.models import AutoETS, AutoTheta, Naive
 
     frames = []
     for number, (series, cutoff) in enumerate(zip(windows.series, windows.cutoffs, strict=True)):
         start = panel.offsets[series]
-        values = pd.Series(panel.values[start : start + cutoff, 0].astype(np.float64))
-        times = panel.times[start : start + cutoff]
-        frame = pd.DataFrame({"unique_id": f"{number:06d}", "ds": times, "y": values.ffill()})
-        frames.append(frame.dropna())
+        values = pd.Series(panel.values[start : start + cutoff, 0]).ffill().bfill().fillna(0.0)
+        steps = np.arange(cutoff)
+        frames.append(pd.DataFrame({"unique_id": f"{number:06d}", "ds": steps, "y": values}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         models = [AutoETS(season_length=season), AutoTheta(season_length=season)]
-        engine = StatsForecast(models=models, freq=panel.frequency)
+        engine = StatsForecast(models=models, freq=1, fallback_model=Naive())
         forecast = engine.forecast(df=pd.concat(frames), h=windows.horizon)
     scaler = windows.store.scaler
     result = {}

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from domains.forecasting.data.frequency import later
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -21,11 +23,11 @@ class Panel:
     """Names of the series `[S]`; a wide file is one series called `""`."""
     channels: tuple[str, ...]
     values: np.ndarray
-    """float32 `[T, C]`; NaN where missing."""
+    """float64 `[T, C]` as in the file; NaN where missing."""
     past_covariates: np.ndarray
-    """float32 `[T, K]`."""
+    """float64 `[T, K]`."""
     future_covariates: np.ndarray
-    """float32 `[T, K']`."""
+    """float64 `[T, K']`."""
     times: np.ndarray
     """datetime64[ns] `[T]`; in UTC where there is a zone."""
     offsets: np.ndarray
@@ -42,6 +44,14 @@ class Panel:
         """Rows of each series, `[S]`."""
         return np.diff(self.offsets)
 
+    @property
+    def horizon_rows(self) -> np.ndarray:
+        """Rows after the last observed target of each series: a horizon to forecast, bool `[T]`."""
+        rows = np.arange(len(self.values))
+        seen = np.where(np.isnan(self.values).all(axis=1), -1, rows)
+        last = np.maximum.reduceat(seen, self.offsets[:-1]) if len(rows) else seen
+        return rows > np.repeat(last, self.lengths)
+
     def local_times(self, times: np.ndarray | None = None) -> pd.DatetimeIndex:
         """Return `times` (default: all of the panel) in the panel's own zone."""
         index = pd.DatetimeIndex(self.times if times is None else times)
@@ -51,8 +61,6 @@ class Panel:
 
     def future_times(self, series: int, steps: int) -> np.ndarray:
         """Return the `steps` times after the last one of a series, `[steps]`."""
-        last = self.local_times(self.times[self.offsets[series + 1] - 1 : self.offsets[series + 1]])
-        future = pd.date_range(last[0], periods=steps + 1, freq=self.frequency)[1:]
-        return (future.tz_convert("UTC").tz_localize(None) if future.tz else future).to_numpy(
-            "datetime64[ns]"
-        )
+        last = self.times[self.offsets[series + 1] - 1]
+        start = pd.DatetimeIndex(np.full(steps, last))
+        return later(start, np.arange(1, steps + 1), self.frequency, self.timezone)

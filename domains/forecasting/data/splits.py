@@ -11,7 +11,7 @@ from domains.forecasting.data.panel import Panel
 from shared_runtime.errors import DataError
 
 _MONTH = 30 * 24
-_PUBLISHED = {"ett_hour": 1, "ett_minute": 4}
+_PUBLISHED = {"ett_hour": (1, "h"), "ett_minute": (4, "15min")}
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,15 @@ class Split:
 
 
 def split_panel(panel: Panel, config: DataConfig) -> tuple[Panel, Split]:
-    """Return the panel without series that are too short, and its split.
+    """Return the panel that is split, and its split.
+
+    Rows after the last observed target, and series too short where they are to be dropped, are
+    not in it.
 
     Raises:
         DataError: a series is too short for the split, the look-back and the horizon.
     """
+    panel = without_horizon(panel)
     kind = resolve_split(panel, config)
     if kind == "tail":
         return _tail(panel, config)
@@ -45,7 +49,13 @@ def split_panel(panel: Panel, config: DataConfig) -> tuple[Panel, Split]:
         )
     length = int(panel.lengths[0])
     if kind in _PUBLISHED:
-        unit = _PUBLISHED[kind] * _MONTH
+        per_hour, frequency = _PUBLISHED[kind]
+        if panel.frequency != frequency:
+            raise DataError(
+                f"{config.path}: data.split={kind} is for steps of {frequency}, this file has "
+                f"{panel.frequency}; use data.split=fractions"
+            )
+        unit = per_hour * _MONTH
         borders = (12 * unit, 16 * unit, 20 * unit)
     else:
         train, test = int(length * config.train_fraction), int(length * config.test_fraction)
@@ -112,11 +122,25 @@ def keep_series(panel: Panel, kept: np.ndarray) -> Panel:
     """Return the panel with only the series `kept`, in that order."""
     if len(kept) == len(panel):
         return panel
-    lengths = panel.lengths[kept]
     rows = np.concatenate([np.arange(panel.offsets[s], panel.offsets[s + 1]) for s in kept])
+    ids = tuple(panel.ids[s] for s in kept)
+    return _rows(replace(panel, ids=ids), rows, panel.lengths[kept])
+
+
+def without_horizon(panel: Panel) -> Panel:
+    """Return the panel without the rows after the last observed target of each series."""
+    horizon = panel.horizon_rows
+    if not horizon.any():
+        return panel
+    lengths = panel.lengths - np.add.reduceat(horizon, panel.offsets[:-1], dtype=np.int64)
+    kept = np.flatnonzero(lengths)
+    ids = tuple(panel.ids[s] for s in kept)
+    return _rows(replace(panel, ids=ids), np.flatnonzero(~horizon), lengths[kept])
+
+
+def _rows(panel: Panel, rows: np.ndarray, lengths: np.ndarray) -> Panel:
     return replace(
         panel,
-        ids=tuple(panel.ids[s] for s in kept),
         values=panel.values[rows],
         past_covariates=panel.past_covariates[rows],
         future_covariates=panel.future_covariates[rows],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,16 @@ import pandas as pd
 from shared_runtime.domain import Problem
 from shared_runtime.errors import DataError
 
-_PARQUET = {".parquet", ".pq"}
+PARQUET = {".parquet", ".pq"}
+SERIES = "unique_id"
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV or Parquet file, columns as they are written.
+    """Read a CSV or Parquet file; its index is the number of each row in the file.
+
+    Names of series stay the text they are (`007`, `NA`), an index that Parquet holds becomes
+    columns, and rows of empty cells are left out.
 
     Raises:
         DataError: the file is missing, empty or not a table.
@@ -22,26 +29,62 @@ def read_table(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the path of a CSV or Parquet file")
     try:
-        if path.suffix.lower() in _PARQUET:
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.read_csv(path, low_memory=False, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path}: not a readable table ({_one_line(error)})") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not a readable table ({_one_line(error)})") from error
+        frame = _read_parquet(path) if path.suffix.lower() in PARQUET else _read_csv(path)
+    except pd.errors.ParserWarning as error:
+        raise DataError(
+            f"{path}: rows have more cells than the header; give every column a name"
+        ) from error
+    except DataError:
+        raise
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{path}: not a readable table ({one_line(error)}); give a CSV or Parquet file"
+        ) from error
+    frame = frame.dropna(how="all")
     if frame.empty:
         raise DataError(f"{path}: no rows below the header; give a file with data")
-    frame.columns = [str(name).strip() for name in frame.columns]
-    twice = frame.columns[frame.columns.duplicated()]
-    if len(twice):
-        raise DataError(f"{path}: column {twice[0]!r} appears twice; rename one")
     return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, skipinitialspace=True)
+    names = _unique_names(path, [str(name) for name in header.iloc[0].fillna("")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(
+            path,
+            header=0,
+            names=names,
+            index_col=False,
+            converters={SERIES: str.strip},
+            skip_blank_lines=False,
+            skipinitialspace=True,
+            low_memory=False,
+        )
+    if SERIES in frame:
+        frame[SERIES] = frame[SERIES].replace("", None)
+    return frame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    frame = pd.read_parquet(path)
+    if any(name is not None for name in frame.index.names):
+        frame = frame.reset_index()
+    frame.index = pd.RangeIndex(len(frame))
+    return frame.set_axis(_unique_names(path, [str(name) for name in frame.columns]), axis=1)
+
+
+def _unique_names(path: Path, names: list[str]) -> list[str]:
+    names = [name.strip() for name in names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} appears twice; rename one")
+    return names
 
 
 def place(path: Path, row: int, column: str | None = None) -> str:
     """Name a cell as an editor shows it: the header of a CSV is line 1."""
-    unit, number = ("row", row) if path.suffix.lower() in _PARQUET else ("line", row + 2)
+    unit, number = ("row", row) if path.suffix.lower() in PARQUET else ("line", row + 2)
     where = f"{path}: {unit} {number}"
     return where if column is None else f"{where}, column {column!r}"
 
@@ -49,108 +92,50 @@ def place(path: Path, row: int, column: str | None = None) -> str:
 def numeric_column(
     frame: pd.DataFrame, column: str, path: Path
 ) -> tuple[np.ndarray, list[Problem]]:
-    """Return a column as float64 `[T]`, NaN where missing or wrong, and what is wrong."""
+    """Return a column as float64 `[T]`, NaN where missing or wrong, and what is wrong.
+
+    True and false count as 1 and 0.
+    """
     raw = frame[column]
+    if isinstance(raw.dtype, pd.CategoricalDtype):
+        raw = raw.astype(raw.cat.categories.dtype)
+    if raw.dtype.kind in "mMc":
+        problem = Problem(
+            "error",
+            f"{path}: column {column!r}",
+            f"{raw.dtype} where numbers are expected",
+            "leave the column out with data.targets, or convert it",
+        )
+        return np.full(len(raw), np.nan), [problem]
     if raw.dtype == bool:
         raw = raw.astype("int8")
-    values = pd.to_numeric(raw, errors="coerce").to_numpy("float64", na_value=np.nan)
+    values = pd.to_numeric(raw, errors="coerce").to_numpy("float64", na_value=np.nan, copy=True)
     problems = []
     text = np.flatnonzero(np.isnan(values) & raw.notna().to_numpy())
     if len(text):
         problems.append(
             Problem(
                 "error",
-                place(path, int(text[0]), column),
+                place(path, frame.index[text[0]], column),
                 f"{raw.iloc[text[0]]!r} is not a number ({len(text)} such cells in the column)",
                 "correct the cells, or leave them empty for missing values",
             )
         )
-    infinite = np.flatnonzero(np.isinf(values))
-    if len(infinite):
+    large = np.flatnonzero(np.abs(values) > _LARGEST)
+    if len(large):
+        kind = "an infinite value" if np.isinf(values[large[0]]) else "a value beyond 3.4e38"
         problems.append(
             Problem(
                 "error",
-                place(path, int(infinite[0]), column),
-                f"an infinite value ({len(infinite)} in the column)",
+                place(path, frame.index[large[0]], column),
+                f"{kind} ({len(large)} such cells in the column)",
                 "correct the cells, or leave them empty for missing values",
             )
         )
-        values[infinite] = np.nan
+        values[large] = np.nan
     return values, problems
 
 
-def time_column(
-    frame: pd.DataFrame, column: str, path: Path, timezone: str
-) -> tuple[pd.DatetimeIndex, str | None, list[Problem]]:
-    """Return a column as times, in UTC where they have a zone, with that zone's name.
-
-    Naive times stay naive unless `timezone` is given; then clock changes are resolved by it. The
-    repeated hour of autumn is taken in the order of the file.
-    """
-    raw = frame[column]
-    empty: list[Problem] = []
-    if pd.api.types.is_numeric_dtype(raw):
-        problem = Problem(
-            "error",
-            f"{path}: column {column!r}",
-            "numbers where times are expected",
-            "write times as 2024-01-31 or 2024-01-31 13:00",
-        )
-        return pd.DatetimeIndex([pd.NaT] * len(raw)), None, [problem]
-    text = raw if pd.api.types.is_datetime64_any_dtype(raw) else raw.astype("string")
-    aware = _has_zone(text)
-    parsed = pd.to_datetime(text, errors="coerce", utc=aware, format=_format(text))
-    bad = np.flatnonzero(parsed.isna().to_numpy())
-    if len(bad):
-        problem = Problem(
-            "error",
-            place(path, int(bad[0]), column),
-            f"{raw.iloc[bad[0]]!r} is not a time ({len(bad)} such cells)",
-            "write times as 2024-01-31 or 2024-01-31 13:00",
-        )
-        return pd.DatetimeIndex([pd.NaT] * len(raw)), None, [problem]
-    index = pd.DatetimeIndex(parsed).as_unit("ns")
-    if aware:
-        return index.tz_localize(None), timezone or "UTC", empty
-    if not timezone:
-        return index, None, empty
-    try:
-        return _localise(index, timezone), timezone, empty
-    except (ValueError, KeyError, OSError) as error:
-        problem = Problem(
-            "error",
-            f"{path}: column {column!r}",
-            f"times do not fit data.timezone={timezone} ({_one_line(error)})",
-            "correct the times or the zone, or write times with their offset",
-        )
-        return index, None, [problem]
-
-
-def _localise(index: pd.DatetimeIndex, timezone: str) -> pd.DatetimeIndex:
-    """Convert naive local times to UTC; the second reading of a repeated hour is standard time."""
-    doubtful = index.tz_localize(timezone, ambiguous="NaT", nonexistent="raise").isna()
-    first = ~pd.Series(index).duplicated().to_numpy() & doubtful
-    return (
-        index.tz_localize(timezone, ambiguous=first, nonexistent="raise")
-        .tz_convert("UTC")
-        .tz_localize(None)
-    )
-
-
-def _has_zone(column: pd.Series) -> bool:
-    if isinstance(column.dtype, pd.DatetimeTZDtype):
-        return True
-    if pd.api.types.is_datetime64_any_dtype(column):
-        return False
-    return bool(column.str.contains(r"(?:Z|[+-]\d{2}:?\d{2})\s*$", regex=True, na=False).any())
-
-
-def _format(column: pd.Series) -> str | None:
-    if pd.api.types.is_datetime64_any_dtype(column):
-        return None
-    iso = column.str.match(r"^\d{4}-\d{2}-\d{2}", na=False).all()
-    return "ISO8601" if iso else "mixed"
-
-
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Return the text of an error on one line."""
     return " ".join(str(error).split())[:200]

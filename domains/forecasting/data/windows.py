@@ -71,7 +71,10 @@ def build_store(panel: Panel, scaler: Scaler, *, pad: int, carry_forward: bool) 
 
     observed = ~np.isnan(panel.values)
     values = scaler.transform(panel.values, series)
-    past, future = panel.past_covariates, panel.future_covariates
+    count = panel.past_covariates.shape[1]
+    covariates = np.concatenate([panel.past_covariates, panel.future_covariates], axis=1)
+    covariates = scaler.transform_covariates(covariates)
+    past, future = covariates[:, :count], covariates[:, count:]
     readable = np.ones(len(series), dtype=bool)
     if carry_forward:
         starts = panel.offsets[:-1]
@@ -97,7 +100,8 @@ def _carry(values: np.ndarray, series: np.ndarray, starts: np.ndarray) -> np.nda
     rows = np.arange(len(values))[:, None]
     last = np.maximum.accumulate(np.where(np.isnan(values), -1, rows), axis=0)
     inside = last >= starts[series][:, None]
-    return np.where(inside, np.take_along_axis(values, np.maximum(last, 0), axis=0), np.nan)
+    carried = np.take_along_axis(values, np.maximum(last, 0), axis=0)
+    return np.where(inside, carried, np.float32(np.nan))
 
 
 @dataclass(frozen=True)
@@ -176,12 +180,13 @@ def training_windows(
 ) -> WindowSet:
     """Return every window whose targets lie in the training part.
 
-    Series shorter than look-back plus horizon give the windows they can, padded on the left.
+    Where the store has padding, series too short for whole look-backs give windows padded on
+    the left, each with at least half of what the series has before its last cut-off.
     """
     series, cutoffs = [], []
     for number, stop in enumerate(train_stop):
         last = int(stop) - horizon
-        first = min(lookback, max(1, last))
+        first = min(lookback, max(1, last // 2)) if store.pad else lookback
         found = np.arange(first, last + 1)
         series.append(np.full(len(found), number))
         cutoffs.append(found)
