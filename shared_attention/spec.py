@@ -121,6 +121,9 @@ class MechanismSpec:
     called `function(q, k, v, *, mask=None, [bias=None], [scale=None], [generator=None],
     **options)`; dispatch passes `bias`, `scale` and `generator` only to mechanisms whose
     capabilities have `bias`, `scale` and `stochastic`, and refuses them for the others.
+
+    Raises:
+        ValueError: There is nothing to call, or the state that is claimed cannot be continued.
     """
 
     name: str
@@ -153,6 +156,15 @@ class MechanismSpec:
     attention of the new positions to all seen so far; `mask` is `masks.keys` of the new ones."""
     step: Callable[..., tuple[Tensor, Any]] | None = None
     """`step(q, k, v, state, ...)`: one position, `q, k, v: [B, H, 1, D]`."""
+
+    def __post_init__(self) -> None:
+        if self.function is None and self.module is None:
+            raise ValueError(f"mechanism {self.name}: give function or module")
+        streams = (self.init_state, self.prefill, self.step)
+        if self.function is not None and self.capabilities.state and None in streams:
+            raise ValueError(
+                f"mechanism {self.name}: claims state, so give init_state, prefill and step"
+            )
 
     @property
     def backends(self) -> tuple[str, ...]:

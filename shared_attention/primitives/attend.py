@@ -48,7 +48,7 @@ def scores_of(
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = (q * scale) @ expand_heads(k, q.shape[1]).transpose(-2, -1)
     if bias is not None:
-        scores = scores + bias
+        scores = scores + bias.to(scores.dtype)
     return scores if mask is None else scores.masked_fill(~mask, -math.inf)
 
 

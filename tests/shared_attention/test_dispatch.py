@@ -90,7 +90,9 @@ def test_explain_dispatch_prints_every_backend():
 
 
 def test_mechanisms_with_parameters_point_to_build(monkeypatch):
-    spec = dataclasses.replace(catalogue()["linear"], name="learned", function=None)
+    spec = dataclasses.replace(
+        catalogue()["linear"], name="learned", function=None, module=Attention
+    )
     monkeypatch.setitem(registry._specs, "learned", spec)
     with pytest.raises(UnsupportedError) as error:
         attention(Q, Q, Q, "learned")
@@ -201,6 +203,18 @@ def test_exports(name):
     q = torch.randn(2, 2, 40, 8)
     program = torch.export.export(module, (q, q, q))
     torch.testing.assert_close(program.module()(q, q, q), module(q, q, q))
+
+
+def test_specs_that_cannot_be_called_are_refused():
+    spec = catalogue()["linear"]
+    with pytest.raises(ValueError) as error:
+        dataclasses.replace(spec, function=None)
+    assert str(error.value) == "mechanism linear: give function or module"
+    with pytest.raises(ValueError) as error:
+        dataclasses.replace(spec, step=None)
+    assert str(error.value) == (
+        "mechanism linear: claims state, so give init_state, prefill and step"
+    )
 
 
 class Entry:
