@@ -28,7 +28,7 @@ class Informer(EncoderDecoder):
         encoder_layers: layers of the encoder, with distilling between them.
         decoder_layers: layers of the decoder.
         dropout: probability.
-        label: look-back steps at the start of the decoder; None is half the window.
+        label: look-back steps at the start of the decoder; None is 48, or the window if shorter.
 
     In evaluation the same input gives the same forecast: published code draws the sampled keys
     anew at every call, in evaluation too, and its masked form reads later steps.
@@ -65,6 +65,6 @@ class Informer(EncoderDecoder):
             time_features=time_features,
             outputs=outputs,
             horizon=horizon,
-            label=label_steps(label, lookback, default=lookback // 2),
+            label=label_steps(label, lookback, default=min(48, lookback)),
             distil=True,
         )

@@ -29,7 +29,7 @@ class TransformerForecaster(EncoderDecoder):
         encoder_layers: layers of the encoder.
         decoder_layers: layers of the decoder.
         dropout: probability.
-        label: look-back steps at the start of the decoder; None is half the window.
+        label: look-back steps at the start of the decoder; None is 48, or the window if shorter.
 
     Raises:
         UnsupportedError: `attention` has no causal form, or cannot be used across two series.
@@ -70,6 +70,6 @@ class TransformerForecaster(EncoderDecoder):
             time_features=time_features,
             outputs=outputs,
             horizon=horizon,
-            label=label_steps(label, lookback, default=lookback // 2),
+            label=label_steps(label, lookback, default=min(48, lookback)),
             distil=False,
         )
