@@ -48,9 +48,9 @@ def prob_sparse_attention(
     - It draws keys from the global random state, also in evaluation. Here the draw is a
       function of (seed, query, sample), so it is the same in every call and batch slot.
     - Its causal form scores future keys and ranks a query among later ones, so earlier rows
-      change with the future. Here query i scores only keys it may see and attends when it is
-      among the top u(i) of queries 0..i, where u(i) and U(i) follow from the counts so far. All
-      of the first rows attend, and about u ln(L) / 2 rows in all, where the published form has u.
+      change with the future. Here a query scores only keys it may see, and attends when it is
+      among the top `factor` of the queries up to itself. In a stationary series that is
+      factor * (1 + ln(L / factor)) queries, the paper's budget, more of them early than late.
     - Its causal fallback is the running sum of v; here the running mean.
     - It reads padded keys; `published` therefore refuses a key mask.
 
@@ -97,8 +97,9 @@ def prob_sparse_attention(
     if queries is not None:
         measure = measure.masked_fill(~queries[:, None], -torch.inf)
     visible = None if parts.keys is None else parts.keys[:, None, None]
+    kept: Tensor | None
     if parts.causal:
-        chosen, kept = _leading(measure, rows, seen, factor)
+        chosen, kept = _leading(measure, seen, factor)
         earlier = ~_later(chosen, q.shape[2], k.shape[2])
         visible = earlier if visible is None else visible & earlier
         fallback = _running_mean(v, seen, q.shape[2])
@@ -161,12 +162,9 @@ def _top(measure: Tensor, queries: Tensor | None, factor: int) -> tuple[Tensor, 
     return chosen, (torch.arange(chosen.shape[-1], device=chosen.device) < allowed)
 
 
-def _leading(
-    measure: Tensor, rows: Tensor, seen: Tensor, factor: int
-) -> tuple[Tensor, Tensor | None]:
-    """The queries that are among the top u(i) of those so far, and which of them attend."""
-    most = draw(measure.shape[-1], factor)
-    attends = leading(measure, top_count(rows + 1, factor), most) & (seen > 0)[:, None]
+def _leading(measure: Tensor, seen: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """The queries that are among the top `factor` so far, and which of them attend."""
+    attends = leading(measure, factor) & (seen > 0)[:, None]
     width = attends.shape[-1]
     if not torch.compiler.is_compiling():
         width = int(attends.sum(-1).max())

@@ -109,16 +109,15 @@ def _peak(scores: Tensor, counted: Tensor | None, seen: Tensor) -> Tensor:
     return best - scores.masked_fill(~counted, 0).sum(-1) / seen.clamp(min=1)
 
 
-def leading(measure: Tensor, counts: Tensor, most: int, block: int = 32) -> Tensor:
-    """Say which queries are among the top `counts` of the queries up to themselves.
+def leading(measure: Tensor, most: int, block: int = 32) -> Tensor:
+    """Say which queries are among the `most` of largest measure up to themselves.
 
     Ties go to the earlier query. Goes through the queries in blocks and carries the best
     measures so far.
 
     Args:
         measure: `[B, H, L]`.
-        counts: `[B or 1, L]`.
-        most: The largest count there can be.
+        most: How many lead at a time.
         block: Queries ranked at a time.
 
     Returns:
@@ -127,10 +126,11 @@ def leading(measure: Tensor, counts: Tensor, most: int, block: int = 32) -> Tens
     best = measure.new_full((*measure.shape[:2], most), -torch.inf)
     earlier = torch.ones(block, block, dtype=torch.bool, device=measure.device).tril(-1)
     leads = []
-    for own, count in zip(measure.split(block, -1), counts.split(block, -1), strict=True):
+    for own in measure.split(block, -1):
         size = own.shape[-1]
-        ahead = torch.cat([best, own], -1)[..., None, :] >= own[..., None]
+        rivals = torch.cat([best, own], -1)
+        ahead = rivals[..., None, :] >= own[..., None]
         ahead[..., most:] &= earlier[:size, :size]
-        leads.append(ahead.sum(-1) < count[:, None])
-        best = torch.cat([best, own], -1).topk(most).values
+        leads.append(ahead.sum(-1) < most)
+        best = rivals.topk(most).values
     return torch.cat(leads, -1)

@@ -100,7 +100,7 @@ def _attending(
     attends = set()
     for n, i in enumerate(queries):
         leading = sum(measure[j] >= measure[i] for j in queries[:n])
-        if leading < _count(queries[: n + 1], factor):
+        if leading < factor:
             attends.add(i)
     return attends
 

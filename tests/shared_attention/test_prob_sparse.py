@@ -49,7 +49,7 @@ def test_only_the_published_causal_form_sees_the_future(form):
         prob_sparse_attention(*x, mask=masks.causal(), factor=2, form=form)[:, :, :32]
         for x in ((q, k, v), changed)
     )
-    assert torch.equal(before, after) == (form == "corrected")
+    assert torch.allclose(before, after, atol=1e-6) == (form == "corrected")
 
 
 def test_causal_rows_that_do_not_attend_are_the_running_mean():
@@ -98,11 +98,10 @@ def test_scoring_all_keys_and_fetching_the_sampled_ones_agree(monkeypatch):
 
 def test_leading_rows_are_those_in_the_top_of_their_prefix():
     measure = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
-    counts = (torch.arange(100) % 7 + 1)[None]
-    leads = query_sparsity.leading(measure, counts, most=7, block=16)
+    leads = query_sparsity.leading(measure, most=7, block=16)
     for i in range(100):
         rank = (measure[..., :i] >= measure[..., i, None]).sum(-1)
-        assert torch.equal(leads[..., i], rank < counts[0, i])
+        assert torch.equal(leads[..., i], rank < 7)
 
 
 def test_cross_attention_of_equal_lengths_can_say_so():
