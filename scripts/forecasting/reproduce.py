@@ -25,6 +25,7 @@ import yaml
 from domains.forecasting import domain
 from shared_runtime.domain import Domain
 from shared_runtime.options import resolve
+from shared_runtime.verbs.evaluate import evaluate
 from shared_runtime.verbs.train import train
 
 HERE = Path(__file__).parent
@@ -65,6 +66,8 @@ def run(experiment: dict[str, Any], data: Path) -> dict[str, Any]:
     config = resolve(forecasting, flags=flags, sets=experiment["set"])
     with tempfile.TemporaryDirectory() as name:
         result = train(forecasting, config, Path(name) / "run", progress=False)
+        scored = evaluate(forecasting, result.folder, split="val")
+        on_validation = {k: metric["value"] for k, metric in scored["metrics"].items()}
         with (result.folder / "history.csv").open(encoding="utf-8") as file:
             history = list(csv.DictReader(file))
     row = {name: experiment[name] for name in KEY} | {"model": experiment["model"]}
@@ -74,6 +77,7 @@ def run(experiment: dict[str, Any], data: Path) -> dict[str, Any]:
         row |= {score: found.get("value"), f"{score}_low": found.get("ci_low")}
         row[f"{score}_high"] = found.get("ci_high")
     row["val_loss"] = min(float(epoch["val_loss"]) for epoch in history)
+    row["val_mse"] = on_validation.get("mse")
     row["epochs"] = len(history)
     row["parameters"] = sum(p.numel() for p in result.loaded.model.parameters())
     row["seconds"] = round(sum(float(epoch["seconds"]) for epoch in history), 1)

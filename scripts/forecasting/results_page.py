@@ -85,11 +85,11 @@ def main_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def lookback_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Look-backs of the default model; the one with the lowest mean validation loss is chosen."""
-    chosen = rows[rows["group"].isin(("default", "lookback"))]
+    """Look-backs of the default model; the one with the lowest mean validation MSE is chosen."""
+    chosen = rows[rows["group"].isin(("default", "lookback", "lookback-long"))]
     table = summary(chosen, ["horizon", "lookback"])
-    loss = chosen.groupby(["horizon", "lookback"], sort=False)["val_loss"].mean()
-    table.insert(3, "validation loss", [f"{value:.4f}" for value in loss])
+    loss = chosen.groupby(["horizon", "lookback"], sort=False)["val_mse"].mean()
+    table.insert(3, "validation MSE", [f"{value:.4f}" for value in loss])
     best = loss.groupby(level=0).transform("min").eq(loss)
     table.insert(4, "chosen", ["yes" if value else "" for value in best])
     return table.sort_values(["horizon", "lookback"])
