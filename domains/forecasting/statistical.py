@@ -17,8 +17,8 @@ def statistical_baselines(windows: WindowSet, season: int) -> dict[str, np.ndarr
     """Return AutoETS and AutoTheta forecasts, standardised `[N, H, 1, 1]`, by name.
 
     Each window is forecast from all observed values of its series before the cut-off. Empty for
-    wide tables and several targets, for more than 200 windows (a model is fitted for each) and where statsforecast
-    (`pip install 'heed[stats]'`) is missing.
+    wide tables and several targets, for more than 200 windows (a model is fitted for each), and
+    where statsforecast (`pip install 'heed[stats]'`) is missing.
     """
     panel = windows.store.panel
     absent = importlib.util.find_spec("statsforecast") is None

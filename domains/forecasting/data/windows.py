@@ -26,7 +26,7 @@ class Store:
     values: Tensor
     """float32 `[R, C]`, standardised, missing values filled in."""
     observed: Tensor
-    """bool `[R, C]`: True where the file has a value; only these are scored."""
+    """bool `[R, C]`: False where the file has no value, which is never scored."""
     readable: Tensor
     """bool `[R]`: True where a model may read the row."""
     time: Tensor
@@ -64,8 +64,8 @@ def build_store(panel: Panel, scaler: Scaler, *, pad: int, carry_forward: bool) 
     rows = np.arange(len(series)) + (series + 1) * pad
     total = len(series) + len(panel) * pad
 
-    def spread(source: np.ndarray) -> np.ndarray:
-        out = np.zeros((total, *source.shape[1:]), dtype=source.dtype)
+    def spread(source: np.ndarray, padding: bool = False) -> np.ndarray:
+        out = np.full((total, *source.shape[1:]), padding, dtype=source.dtype)
         out[rows] = source
         return out
 
@@ -86,7 +86,7 @@ def build_store(panel: Panel, scaler: Scaler, *, pad: int, carry_forward: bool) 
         panel=panel,
         scaler=scaler,
         values=torch.from_numpy(spread(np.nan_to_num(values))),
-        observed=torch.from_numpy(spread(observed)),
+        observed=torch.from_numpy(spread(observed, padding=True)),
         readable=torch.from_numpy(spread(readable)),
         time=torch.from_numpy(spread(times)),
         past_covariates=torch.from_numpy(spread(np.nan_to_num(past))),
@@ -164,7 +164,9 @@ class WindowSet:
             if not bool(valid.all()):
                 batch["valid"] = valid
         if "observed" in taken:
-            batch["future_valid"] = taken["observed"][:, split:]
+            observed = taken["observed"][:, split:]
+            if not bool(observed.all()):
+                batch["future_valid"] = observed
         return batch
 
 
