@@ -1,6 +1,8 @@
 """Split-conformal calibration of quantile forecasts on validation windows.
 
-Source: Romano, Patterson and Candès, "Conformalized Quantile Regression", 2019.
+Source: Romano, Patterson and Candès, "Conformalized Quantile Regression", 2019. Its coverage
+guarantee is for exchangeable windows; forecast windows of one series are not, so coverage on
+the test part is measured and shown rather than promised.
 """
 
 from __future__ import annotations
@@ -11,42 +13,53 @@ import numpy as np
 
 from domains.forecasting.metrics import central_pairs
 
+Offsets = Sequence[Sequence[Sequence[float]]]
+"""How far to widen each central interval, `[pairs, H, C]`, standardised; plain lists."""
+
 
 def conformal_offsets(
     forecast: np.ndarray, target: np.ndarray, observed: np.ndarray, quantiles: Sequence[float]
-) -> list[list[float]]:
-    """Return how far to widen each central interval per channel; one list per pair, standardised.
+) -> Offsets:
+    """Return how far to widen each central interval at each step of each channel.
 
-    The offset of an interval is the quantile, at its nominal coverage with the finite-sample
-    correction, of how far targets lie outside it; negative where the interval was too wide.
+    With n validation windows the offset is the ceil((n + 1) * coverage)-th smallest distance of
+    targets outside the interval; negative where it was too wide. Where there are too few windows
+    for that, the steps of a channel are taken together.
 
     Args:
         forecast: `[N, H, C, Q]` on validation windows.
         target: `[N, H, C]`.
-        observed: bool `[N, H, C]`.
+        observed: bool `[N, H, C]`; other targets are left out.
         quantiles: levels of the outputs, `[Q]`.
     """
+    windows, horizon, channels = target.shape
     offsets = []
-    for low, high, nominal in central_pairs(quantiles):
+    for low, high, coverage in central_pairs(quantiles):
         outside = np.maximum(forecast[..., low] - target, target - forecast[..., high])
-        per_channel = []
-        for channel in range(target.shape[2]):
-            scores = outside[..., channel][observed[..., channel]]
-            level = min(1.0, np.ceil((len(scores) + 1) * nominal) / max(len(scores), 1))
-            per_channel.append(
-                float(np.quantile(scores, level, method="higher")) if len(scores) else 0.0
-            )
-        offsets.append(per_channel)
+        outside = np.where(observed, outside, np.nan)
+        by_step, enough = _order_statistic(outside, coverage)
+        pooled, _ = _order_statistic(outside.reshape(windows * horizon, channels), coverage)
+        offsets.append(np.where(enough, by_step, pooled).round(6).tolist())
     return offsets
 
 
-def widen(
-    forecast: np.ndarray, quantiles: Sequence[float], offsets: Sequence[Sequence[float]]
-) -> np.ndarray:
+def _order_statistic(scores: np.ndarray, coverage: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the conformal quantile along the first axis, and where there are enough scores.
+
+    The largest score where there are too few, zero where there is none.
+    """
+    ordered = np.sort(scores, axis=0)
+    count = (~np.isnan(scores)).sum(axis=0)
+    rank = np.ceil((count + 1) * coverage - 1e-9).astype(np.int64)
+    place = np.clip(np.minimum(rank, count) - 1, 0, None)
+    chosen = np.take_along_axis(ordered, place[None], axis=0)[0]
+    return np.where(count > 0, chosen, 0.0), rank <= count
+
+
+def widen(forecast: np.ndarray, quantiles: Sequence[float], offsets: Offsets) -> np.ndarray:
     """Return `[N, H, C, Q]` with every central interval widened by its offset, never crossed."""
     widened = forecast.copy()
-    for (low, high, _), per_channel in zip(central_pairs(quantiles), offsets, strict=True):
-        offset = np.asarray(per_channel)
-        widened[..., low] -= offset
-        widened[..., high] += offset
+    for (low, high, _), offset in zip(central_pairs(quantiles), offsets, strict=True):
+        widened[..., low] -= np.asarray(offset)
+        widened[..., high] += np.asarray(offset)
     return np.sort(widened, axis=-1)

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from domains.forecasting.backtest import backtest_table
 from domains.forecasting.baselines import (
     Forecaster,
     batches,
@@ -47,6 +48,7 @@ from shared_runtime.errors import UsageError
 _READING = ("format", "targets", "past_covariates", "future_covariates", "frequency", "timezone")
 _REPAIRS = ("missing", "gaps", "duplicates", "unsorted", "scale")
 _SAVED_WINDOWS = 200
+_MOST_CUTOFFS = 200
 
 
 def prepare(data: DataConfig, spec: ModelSpec, preprocessing: Mapping[str, Any] | None) -> Prepared:
@@ -188,6 +190,9 @@ def evaluate(
             }
             for _, _, nominal in central_pairs(state["quantiles"])
         )
+    backtest = backtest_table(windows, scores)
+    if 1 < len(backtest) <= _MOST_CUTOFFS:
+        tables["backtest"] = backtest
     return Evaluation(
         metrics=metrics,
         n_scored=scores.windows,

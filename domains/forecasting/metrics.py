@@ -15,6 +15,7 @@ import numpy as np
 
 from domains.forecasting.data.scaling import Scaler
 from shared_runtime.domain import Interval
+from shared_runtime.errors import HeedError
 from shared_runtime.intervals import mean_interval
 
 
@@ -46,7 +47,8 @@ def naive_scales(
 ) -> NaiveScales:
     """Return the scales of MASE and RMSSE from rows `starts[s]:stops[s]`, original units.
 
-    NaN where a series has no pair of observed values one season apart, or never changes.
+    A series no longer than the season is compared at lag 1. NaN where it has no pair of observed
+    values, or never changes; such series are left out of MASE and RMSSE.
     """
     absolute = np.full((len(starts), values.shape[1]), np.nan)
     squared = absolute.copy()
@@ -87,8 +89,18 @@ class Scores:
             target: standardised `[B, H, C]`.
             observed: bool `[B, H, C]`; other entries are not scored.
             series: int64 `[B]`.
+
+        Raises:
+            HeedError: a forecast is not a finite number.
         """
         forecast, target = forecast.astype(np.float64), target.astype(np.float64)
+        broken = ~np.isfinite(forecast).all(axis=(1, 2, 3))
+        if broken.any():
+            raise HeedError(
+                f"window {self.windows + int(broken.argmax())}: the forecast is not finite "
+                f"({int(broken.sum())} such windows in the batch); train with a lower "
+                "training.learning_rate or in float32"
+            )
         counted = observed & np.isfinite(target)
         point = forecast[..., median_index(self.quantiles)]
         self._sum("count", counted.astype(np.float64))
@@ -150,7 +162,15 @@ class Scores:
     @property
     def windows(self) -> int:
         """Number of windows added."""
-        return len(self._total("count"))
+        return sum(map(len, self._parts["count"]))
+
+    def per_window(self) -> dict[str, np.ndarray]:
+        """Return `squared` and `absolute` errors and the `count` scored of each window, `[N]`.
+
+        Errors are sums over the entries, standardised.
+        """
+        names = {"squared": "mse", "absolute": "mae", "count": "count"}
+        return {name: self._total(part) for name, part in names.items()}
 
     def _scaled_errors(self, error: np.ndarray, counted: np.ndarray, series: np.ndarray) -> None:
         steps = counted.sum(axis=1)

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from domains.forecasting.data.config import DataConfig
 from domains.forecasting.data.panel import Panel
@@ -264,3 +266,38 @@ def test_columns_that_are_not_numbers_in_parquet(tmp_path: Path) -> None:
     ]
     panel = panel_of(path, targets=("flag", "nullable"), missing="mask")
     np.testing.assert_array_equal(panel.values, [[1, 1], [0, 2], [1, np.nan]])
+
+
+KNOWN = (
+    *("date", "unique_id", "ds", "y", "2024-01-01", "2024-01-02 01:00", "2024-02-30", "1/2/24"),
+    *("13/1/2024", "12:00", "2024-01-01T00:00+02:00", "2024-10-27 02:00Z", "9999-01-01", "nan"),
+    *("", "1", "-2.5", "1e999", "inf", "True", "NA", '"', "\x00", "é", "٣", "\r", "a,b"),
+)
+CELLS = st.sampled_from(KNOWN) | st.text(max_size=4)
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    header=st.sampled_from(["date,a", "unique_id,ds,y", "ds,y", "date"]) | st.text(max_size=8),
+    rows=st.lists(st.lists(CELLS, min_size=1, max_size=4), max_size=6),
+    timezone=st.sampled_from(["", "Europe/Berlin", "Mars"]),
+    repair=st.booleans(),
+)
+def test_any_csv_is_a_panel_or_a_list_of_problems(
+    tmp_path: Path, header: str, rows: list[list[str]], timezone: str, repair: bool
+) -> None:
+    path = tmp_path / "any.csv"
+    text = "\n".join([header, *map(",".join, rows)])
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    options = {"gaps": "insert", "missing": "mask", "duplicates": "mean", "unsorted": "sort"}
+    config = DataConfig(path=path, timezone=timezone, **(options if repair else {}))
+    panel, found = read_panel(config)
+    assert (panel is None) == any(problem.severity == "error" for problem in found)
+    assert not any("\n" in str(problem) for problem in found)
+    if panel is not None:
+        assert panel.offsets[-1] == len(panel.times) == len(panel.values)
+        assert not np.isinf(panel.values).any()
+        for start, stop in zip(panel.offsets[:-1], panel.offsets[1:], strict=True):
+            assert (np.diff(panel.times[start:stop]) > np.timedelta64(0)).all()
