@@ -17,6 +17,25 @@ def test_mechanism(mechanism, check):
     assert found.status == "passed", found.reason
 
 
+PUBLISHED = {
+    "prob_sparse": ("prefix consistency", "ranks a query among later ones"),
+    "auto_correlation": ("batch slots", "takes the lags of the batch's mean correlation"),
+}
+"""What the published forms, available by name, are known to break."""
+
+
+@pytest.mark.parametrize("mechanism", PUBLISHED)
+def test_published_forms_fail_where_their_docs_say(mechanism):
+    check, reason = PUBLISHED[mechanism]
+    report = check_mechanism(
+        mechanism,
+        options={"form": "published"},
+        checks=("prefix consistency", "batch slots", "randomness"),
+        expected_failures={check: reason},
+    )
+    assert report.ok, str(report)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mechanism", catalogue())
 def test_compiled_code(mechanism):
