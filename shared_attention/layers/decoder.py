@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from shared_attention.dropout import Dropout
 from shared_attention.layers.cache import KeyValueCache
 from shared_attention.layers.feed_forward import check_norm, feed_forward
 from shared_attention.layers.multihead import MultiHeadAttention
@@ -47,7 +48,7 @@ class DecoderLayer(nn.Module):
         self.self_norm = nn.LayerNorm(d_model)
         self.cross_norm = nn.LayerNorm(d_model)
         self.network_norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = norm
 
     def forward(

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from shared_attention.dropout import Dropout
 from shared_attention.layers.cache import KeyValueCache
 from shared_attention.layers.feed_forward import check_norm, feed_forward
 from shared_attention.layers.multihead import MultiHeadAttention
@@ -40,7 +41,7 @@ class EncoderLayer(nn.Module):
         self.network = feed_forward(d_model, d_ff, activation, dropout)
         self.attention_norm = nn.LayerNorm(d_model)
         self.network_norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = norm
 
     def forward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from shared_attention.dropout import Dropout
 from shared_attention.linear import Linear
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -18,7 +19,7 @@ def feed_forward(d_model: int, d_ff: int, activation: str, dropout: float) -> nn
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation got {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
     return nn.Sequential(
-        Linear(d_model, d_ff), ACTIVATIONS[activation](), nn.Dropout(dropout), Linear(d_ff, d_model)
+        Linear(d_model, d_ff), ACTIVATIONS[activation](), Dropout(dropout), Linear(d_ff, d_model)
     )
 
 
