@@ -37,6 +37,7 @@ def test_published_forms_fail_where_their_docs_say(mechanism):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
 @pytest.mark.parametrize("mechanism", catalogue())
 def test_compiled_code(mechanism):
     report = check_mechanism(mechanism, checks=("inductor",), compile=True)
