@@ -77,8 +77,8 @@ def prepare(data: DataConfig, spec: ModelSpec, preprocessing: Mapping[str, Any] 
         "channels": len(panel.channels),
         "time_features": store.time.shape[1],
         "outputs": max(1, len(data.quantiles)),
-        "past_covariates": store.past_covariates.shape[1] + store.future_covariates.shape[1],
-        "future_covariates": store.future_covariates.shape[1],
+        "past_covariates": store.covariates.shape[1],
+        "future_covariates": panel.future_covariates.shape[1],
         "season": phase_levels(panel.frequency),
     }
     taken = inspect.signature(spec.load()).parameters

@@ -31,8 +31,8 @@ class Store:
     """bool `[R]`: True where a model may read the row."""
     time: Tensor
     """float32 `[R, F]`."""
-    past_covariates: Tensor
-    future_covariates: Tensor
+    covariates: Tensor
+    """float32 `[R, K + K']`: past covariates, then future ones; standardised."""
     pad: int
 
     @cached_property
@@ -71,16 +71,12 @@ def build_store(panel: Panel, scaler: Scaler, *, pad: int, carry_forward: bool) 
 
     observed = ~np.isnan(panel.values)
     values = scaler.transform(panel.values, series)
-    count = panel.past_covariates.shape[1]
     covariates = np.concatenate([panel.past_covariates, panel.future_covariates], axis=1)
     covariates = scaler.transform_covariates(covariates)
-    past, future = covariates[:, :count], covariates[:, count:]
-    readable = np.ones(len(series), dtype=bool)
     if carry_forward:
         starts = panel.offsets[:-1]
-        values, past, future = (_carry(x, series, starts) for x in (values, past, future))
-    for source in (values, past, future):
-        readable &= ~np.isnan(source).any(axis=1)
+        values, covariates = (_carry(x, series, starts) for x in (values, covariates))
+    readable = ~(np.isnan(values).any(axis=1) | np.isnan(covariates).any(axis=1))
     times = calendar_covariates(panel.local_times(), panel.frequency)
     return Store(
         panel=panel,
@@ -89,8 +85,7 @@ def build_store(panel: Panel, scaler: Scaler, *, pad: int, carry_forward: bool) 
         observed=torch.from_numpy(spread(observed, padding=True)),
         readable=torch.from_numpy(spread(readable)),
         time=torch.from_numpy(spread(times)),
-        past_covariates=torch.from_numpy(spread(np.nan_to_num(past))),
-        future_covariates=torch.from_numpy(spread(np.nan_to_num(future))),
+        covariates=torch.from_numpy(spread(np.nan_to_num(covariates))),
         pad=pad,
     )
 
@@ -122,18 +117,15 @@ class WindowSet:
         return len(self.series)
 
     @cached_property
-    def _starts(self) -> Tensor:
-        rows = self.store.row(self.series, self.cutoffs) - self.lookback
-        return torch.from_numpy(rows.astype(np.int64))
+    def _starts(self) -> np.ndarray:
+        return self.store.row(self.series, self.cutoffs) - self.lookback
 
     @cached_property
     def _views(self) -> dict[str, Tensor]:
         store, width = self.store, self.lookback + self.horizon
         sources = {"values": store.values, "time": store.time}
-        if store.past_covariates.shape[1]:
-            sources["past_covariates"] = store.past_covariates
-        if store.future_covariates.shape[1]:
-            sources["future_covariates"] = store.future_covariates
+        if store.covariates.shape[1]:
+            sources["covariates"] = store.covariates
         if not store.always_readable:
             sources["readable"] = store.readable[:, None]
         if not store.always_observed:
@@ -142,39 +134,42 @@ class WindowSet:
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """Return windows as the tensors that `docs/architecture.md` lists."""
-        starts = self._starts[torch.from_numpy(np.asarray(indices, dtype=np.int64))]
-        split = self.lookback
-        taken = {
-            name: view.index_select(0, starts).unflatten(1, (split + self.horizon, -1))
+        starts = torch.from_numpy(self._starts[indices])
+        sizes = (self.lookback, self.horizon)
+        parts = {
+            name: view.index_select(0, starts).split_with_sizes(sizes, 1)
             for name, view in self._views.items()
         }
+        past, future = parts["values"]
+        past_time, future_time = parts["time"]
         batch = {
-            "past": taken["values"][:, :split],
-            "past_time": taken["time"][:, :split],
-            "future_time": taken["time"][:, split:],
-            "future": taken["values"][:, split:],
+            "past": past,
+            "past_time": past_time,
+            "future_time": future_time,
+            "future": future,
         }
-        past = [taken[n][:, :split] for n in ("past_covariates", "future_covariates") if n in taken]
-        if past:
-            batch["past_covariates"] = torch.cat(past, dim=-1) if len(past) > 1 else past[0]
-        if "future_covariates" in taken:
-            batch["future_covariates"] = taken["future_covariates"][:, split:]
-        if "readable" in taken:
-            valid = taken["readable"][:, :split, 0]
+        if "covariates" in parts:
+            before, after = parts["covariates"]
+            known = self.store.panel.past_covariates.shape[1]
+            batch["past_covariates"] = before
+            if known < after.shape[2]:
+                batch["future_covariates"] = after[..., known:]
+        if "readable" in parts:
+            valid = parts["readable"][0].squeeze(-1)
             if not bool(valid.all()):
                 batch["valid"] = valid
-        if "observed" in taken:
-            observed = taken["observed"][:, split:]
+        if "observed" in parts:
+            observed = parts["observed"][1]
             if not bool(observed.all()):
                 batch["future_valid"] = observed
         return batch
 
 
 def _windows(source: Tensor, width: int) -> Tensor:
-    """View `[R, D]` as every window of `width` rows, `[R - width + 1, width * D]`."""
+    """View `[R, D]` as every window of `width` rows, `[R - width + 1, width, D]`."""
     source = source.contiguous()
     rows, dim = source.shape
-    return source.as_strided((max(0, rows - width + 1), width * dim), (dim, 1))
+    return source.as_strided((max(0, rows - width + 1), width, dim), (dim, dim, 1))
 
 
 def training_windows(
