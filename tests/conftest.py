@@ -20,3 +20,9 @@ def heed_data() -> Path:
     if not data.is_dir():
         pytest.skip(f"no real data at {data}: set HEED_DATA to its folder")
     return data
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Start every test from the same random state, whichever ran before it."""
+    torch.manual_seed(0)
