@@ -1,6 +1,6 @@
 """Run the experiments of `experiments.yaml` and append one row each to a CSV file.
 
-    python scripts/forecasting/reproduce.py --data DIR --group default --out docs/results/forecasting.csv
+    python scripts/forecasting/reproduce.py --data DIR --group default --out rows.csv
 
 Experiments that are already in the file are skipped, so an interrupted series goes on where it
 stopped. Selection inside a run looks at validation data only.

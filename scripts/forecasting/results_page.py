@@ -1,6 +1,6 @@
 """Write the tables of docs/results/forecasting.md from the rows that reproduce.py measured.
 
-    python scripts/forecasting/results_page.py docs/results/forecasting.csv docs/results/forecasting.md
+    python scripts/forecasting/results_page.py rows.csv docs/results/forecasting.md
 
 Text between tables is kept; each table stands between `<!-- table NAME -->` and `<!-- end -->`.
 """
@@ -99,12 +99,13 @@ def accuracy_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of the classifiers after the last epoch."""
     lines = []
     for label, group in rows[rows["group"] == "vowels"].groupby("label", sort=False):
+        scores = 100 * group["accuracy"]
         lines.append(
             {
                 "model": label,
                 "seeds": len(group),
-                "accuracy": f"{100 * group['accuracy'].mean():.2f} %",
-                "range": f"{100 * group['accuracy'].min():.2f} to {100 * group['accuracy'].max():.2f} %",
+                "accuracy": f"{scores.mean():.2f} %",
+                "range": f"{scores.min():.2f} to {scores.max():.2f} %",
                 "parameters": f"{int(group.iloc[0].parameters):,}",
                 "training, s": f"{group['seconds'].mean():.0f}",
             }
