@@ -11,12 +11,13 @@ import pandas as pd
 from domains.forecasting.data.windows import WindowSet
 
 _MOST_WINDOWS = 200
+_MOST_OBSERVATIONS = 1000
 
 
 def statistical_baselines(windows: WindowSet, season: int) -> dict[str, np.ndarray]:
     """Return AutoETS and AutoTheta forecasts, standardised `[N, H, 1, 1]`, by name.
 
-    Each window is forecast from all observed values of its series before the cut-off. Empty for
+    Each window is forecast from the last 1,000 values of its series before the cut-off. Empty for
     wide tables and several targets, for more than 200 windows (a model is fitted for each), and
     where statsforecast (`pip install 'heed[stats]'`) is missing.
     """
@@ -31,8 +32,9 @@ def statistical_baselines(windows: WindowSet, season: int) -> dict[str, np.ndarr
     frames = []
     for number, (series, cutoff) in enumerate(zip(windows.series, windows.cutoffs, strict=True)):
         start = panel.offsets[series]
-        values = pd.Series(panel.values[start : start + cutoff, 0]).ffill().bfill().fillna(0.0)
-        steps = np.arange(cutoff)
+        first = start + max(0, cutoff - _MOST_OBSERVATIONS)
+        values = pd.Series(panel.values[first : start + cutoff, 0]).ffill().bfill().fillna(0.0)
+        steps = np.arange(len(values))
         frames.append(pd.DataFrame({"unique_id": f"{number:06d}", "ds": steps, "y": values}))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from domains.forecasting.data.config import DataConfig
 from domains.forecasting.data.panel import Panel
 from domains.forecasting.data.reading import read_panel, require_panel
+from domains.forecasting.data.samples import write_samples
 from shared_runtime.errors import DataError
 
 
@@ -247,6 +248,15 @@ def test_roles_cannot_be_series_or_times(tmp_path: Path) -> None:
     long_frame().to_csv(path, index=False)
     assert "'ds' names series or times" in problems(path, targets=("ds",))[0]
     assert "no column 'price'" in problems(path, future_covariates=("price",))[0]
+
+
+def test_samples_have_no_problems(tmp_path: Path) -> None:
+    hourly, shops, *_ = write_samples(tmp_path, seed=1)
+    assert problems(hourly) == problems(shops) == []
+    assert panel_of(hourly).frequency == "h"
+    many = panel_of(shops, future_covariates=("promotion",))
+    assert many.frequency == "D"
+    assert len(set(many.lengths)) > 3
 
 
 def test_columns_that_are_not_numbers_in_parquet(tmp_path: Path) -> None:
