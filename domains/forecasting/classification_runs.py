@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from domains.forecasting.data.uea import (
     read_ts,
 )
 from shared_runtime.charts import SEQUENTIAL, style
-from shared_runtime.domain import Evaluation, Figure, LoadedModel, Prepared
+from shared_runtime.domain import Evaluation, Figure, Interval, LoadedModel, Prepared
 from shared_runtime.errors import DataError, UsageError
 from shared_runtime.intervals import mean_interval
 
 _VALIDATION_SHARE = 0.2
+_RESAMPLES = 500
 
 
 def test_file(data: DataConfig) -> Path:
@@ -57,13 +59,7 @@ def prepare(data: DataConfig, seed: int, preprocessing: Mapping[str, Any] | None
             f"{other}: {test.values.shape[2]} channels, {data.path} has "
             f"{train_file.values.shape[2]}; give files of one data set"
         )
-    rows = np.arange(len(train_file.labels))
-    counts = pd.Series(train_file.labels).value_counts()
-    stratify = train_file.labels if counts.min() >= 2 else None
-    part, held = train_test_split(
-        rows, test_size=_VALIDATION_SHARE, random_state=seed, stratify=stratify
-    )
-    train, val = _rows(train_file, np.sort(part)), _rows(train_file, np.sort(held))
+    train, val = _held_out(data.path, train_file, seed)
     if preprocessing is None:
         mean, std = fit_channel_scale(train)
         classes = train_file.classes
@@ -71,7 +67,10 @@ def prepare(data: DataConfig, seed: int, preprocessing: Mapping[str, Any] | None
     else:
         mean, std = np.asarray(preprocessing["mean"]), np.asarray(preprocessing["std"])
         classes, longest = tuple(preprocessing["classes"]), int(preprocessing["max_length"])
-    sets = [labelled_set(series, classes, mean, std, longest) for series in (train, val, test)]
+    sets = [
+        _standardised(path, series, classes, mean, std, longest)
+        for path, series in ((data.path, train), (data.path, val), (other, test))
+    ]
     digest = hashlib.sha256(data.path.read_bytes() + other.read_bytes()).hexdigest()
     return Prepared(
         train=sets[0],
@@ -97,6 +96,41 @@ def prepare(data: DataConfig, seed: int, preprocessing: Mapping[str, Any] | None
             "training / validation / test series": " / ".join(str(len(part)) for part in sets),
         },
     )
+
+
+def _held_out(
+    path: Path, series: LabelledSeries, seed: int
+) -> tuple[LabelledSeries, LabelledSeries]:
+    """Split off a fifth, each class in proportion where there are enough series for that."""
+    count = len(series.labels)
+    if count < 2:
+        raise DataError(
+            f"{path}: {count} series; training and validation need at least 2; give more"
+        )
+    sizes = np.unique(series.labels, return_counts=True)[1]
+    held_out = math.ceil(_VALIDATION_SHARE * count)
+    each = sizes.min() >= 2 and len(sizes) <= min(held_out, count - held_out)
+    part, held = train_test_split(
+        np.arange(count),
+        test_size=_VALIDATION_SHARE,
+        random_state=seed,
+        stratify=series.labels if each else None,
+    )
+    return _rows(series, np.sort(part)), _rows(series, np.sort(held))
+
+
+def _standardised(
+    path: Path,
+    series: LabelledSeries,
+    classes: tuple[str, ...],
+    mean: np.ndarray,
+    std: np.ndarray,
+    longest: int,
+) -> LabelledSet:
+    try:
+        return labelled_set(series, classes, mean, std, longest)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _rows(series: LabelledSeries, rows: np.ndarray) -> LabelledSeries:
@@ -130,15 +164,21 @@ def evaluate(
     return Evaluation(metrics, len(items), table, [_confusion(truth, predicted, classes)])
 
 
-def _bootstrap_f1(truth: np.ndarray, predicted: np.ndarray, seed: int) -> Any:
-    from shared_runtime.domain import Interval
-
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(truth), size=(500, len(truth)))
-    values = [f1_score(truth[d], predicted[d], average="macro", zero_division=0) for d in draws]
-    low, high = np.quantile(values, [0.025, 0.975])
+def _bootstrap_f1(truth: np.ndarray, predicted: np.ndarray, seed: int) -> Interval:
+    classes = int(max(truth.max(), predicted.max())) + 1
+    draws = np.random.default_rng(seed).integers(0, len(truth), size=(_RESAMPLES, len(truth)))
+    cells = (truth * classes + predicted)[draws] + classes**2 * np.arange(_RESAMPLES)[:, None]
+    counts = np.bincount(cells.ravel(), minlength=_RESAMPLES * classes**2)
+    low, high = np.quantile(_macro_f1(counts.reshape(_RESAMPLES, classes, classes)), [0.025, 0.975])
     value = f1_score(truth, predicted, average="macro", zero_division=0)
     return Interval(float(value), float(low), float(high))
+
+
+def _macro_f1(counts: np.ndarray) -> np.ndarray:
+    """Return macro F1 `[N]` of confusion matrices `[N, K, K]` over the classes that occur."""
+    right = np.diagonal(counts, axis1=1, axis2=2)
+    total = counts.sum(axis=1) + counts.sum(axis=2)
+    return (2 * right / np.maximum(total, 1)).sum(axis=1) / (total > 0).sum(axis=1)
 
 
 def _probabilities(
@@ -225,9 +265,8 @@ def predict(
             f"{len(state['mean'])}"
         )
     classes = tuple(state["classes"])
-    items = labelled_set(
-        series, classes, np.asarray(state["mean"]), np.asarray(state["std"]), state["max_length"]
-    )
+    mean, std = np.asarray(state["mean"]), np.asarray(state["std"])
+    items = _standardised(source, series, classes, mean, std, state["max_length"])
     probability = _probabilities(loaded.model, items, batch_size, device)
     table = pd.DataFrame({"row": np.arange(len(items))})
     table["predicted"] = np.asarray(classes)[probability.argmax(1)]

@@ -67,8 +67,10 @@ def prepare(data: DataConfig, spec: ModelSpec, preprocessing: Mapping[str, Any] 
     )
     train = training_windows(store, split.train_stop, data.lookback, data.horizon)
     val, test = (
-        _compatible(WindowSet(store, series, cutoffs, data.lookback, data.horizon), data)
-        for series, cutoffs in (split.val, split.test)
+        _compatible(
+            WindowSet(store, *part, data.lookback, data.horizon), data.drop_last_compat, name
+        )
+        for name, part in (("validation", split.val), ("test", split.test))
     )
     season = data.season or season_of(panel.frequency)
     arguments = {
@@ -114,13 +116,15 @@ def prepare(data: DataConfig, spec: ModelSpec, preprocessing: Mapping[str, Any] 
     )
 
 
-def _compatible(windows: WindowSet, data: DataConfig) -> WindowSet:
-    if not data.drop_last_compat:
+def _compatible(windows: WindowSet, batch: int, part: str) -> WindowSet:
+    """Leave out the last partial batch of the part, as published code does; 0 leaves out none."""
+    if not batch:
         return windows
-    kept = len(windows) // data.drop_last_compat * data.drop_last_compat
+    kept = len(windows) // batch * batch
     if not kept:
         raise UsageError(
-            f"data.drop_last_compat={data.drop_last_compat}: only {len(windows)} windows to score"
+            f"data.drop_last_compat={batch}: the {part} part has {len(windows)} windows, less than "
+            "one batch; choose a smaller one"
         )
     return replace(windows, series=windows.series[:kept], cutoffs=windows.cutoffs[:kept])
 
@@ -246,15 +250,18 @@ def _naive(store: Store, prepared: Prepared) -> NaiveScales:
 
 
 def _overlap(windows: WindowSet) -> int:
-    """Neighbouring windows whose targets overlap, bounded so that an interval can be given."""
-    step = int(np.diff(windows.cutoffs[:2])[0]) if len(windows) > 1 else windows.horizon
-    return max(1, windows.horizon // max(step, 1)) if step > 0 else 1
+    """Neighbouring windows of one series whose targets overlap; 1 where none do."""
+    same = np.flatnonzero(np.diff(windows.series) == 0)
+    if not len(same):
+        return 1
+    step = int(np.diff(windows.cutoffs)[same[0]])
+    return -(-windows.horizon // step)
 
 
 def _shown(windows: WindowSet) -> np.ndarray:
-    """Windows that do not overlap, spread over the part, the last one among them."""
-    step = _overlap(windows)
-    chosen = np.arange(len(windows) - 1, -1, -step)[::-1]
+    """Windows that do not overlap, spread over the part, the last of each series among them."""
+    last = np.searchsorted(windows.series, windows.series, side="right") - 1
+    chosen = np.flatnonzero((last - np.arange(len(windows))) % _overlap(windows) == 0)
     if len(chosen) > _SAVED_WINDOWS:
         chosen = chosen[np.linspace(0, len(chosen) - 1, _SAVED_WINDOWS).astype(int)]
     return chosen

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from domains.forecasting.data.panel import Panel
 from domains.forecasting.data.windows import WindowSet
 
 
@@ -30,13 +31,13 @@ def forecast_table(
     rows = (first[:, None] + np.arange(horizon)).ravel()
     original = windows.store.scaler.inverse(forecast.astype(np.float64), windows.series)
     flat = original.reshape(len(rows), len(panel.channels), -1)
-    times = written_times(panel.local_times(panel.times[rows]))
+    times = written_times(panel, rows)
     columns: dict[str, object] = {}
     if panel.layout == "long":
         columns["unique_id"] = np.repeat(np.asarray(panel.ids)[windows.series], horizon)
     columns[panel.time_column] = times
     if truth:
-        last = written_times(panel.local_times(panel.times[first - 1]))
+        last = written_times(panel, first - 1)
         columns["cutoff"] = np.repeat(last, horizon)
     for number, channel in enumerate(panel.channels):
         name = "forecast" if panel.layout == "long" else channel
@@ -53,9 +54,14 @@ def forecast_table(
     return pd.DataFrame(columns)
 
 
-def written_times(times: pd.DatetimeIndex) -> np.ndarray:
-    """Return times as text, as data files have them: dates where no time of day occurs."""
+def written_times(panel: Panel, rows: np.ndarray) -> np.ndarray:
+    """Return the times of rows as text: dates where no row of the panel has a time of day.
+
+    Times in a zone are written with their offset, which tells the repeated hour of autumn apart.
+    """
+    times = panel.local_times(panel.times[rows])
     if times.tz is not None:
         return np.array([time.isoformat(sep=" ") for time in times])
-    whole_days = bool((times == times.normalize()).all())
+    every = panel.local_times()
+    whole_days = bool((every == every.normalize()).all())
     return times.strftime("%Y-%m-%d" if whole_days else "%Y-%m-%d %H:%M:%S").to_numpy()
