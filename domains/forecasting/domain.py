@@ -37,7 +37,18 @@ Training = ForecastTraining
 SAMPLES: Mapping[str, str] = {"forecast": WIDE, "classify": TRAIN}
 DEMO: Mapping[str, Any] = {
     "model": "InvertedTransformer",
-    "set": ["data.horizon=24", "data.quantiles=[0.1,0.5,0.9]", "training.epochs=6"],
+    "set": [
+        "data.horizon=24",
+        "data.quantiles=[0.1,0.5,0.9]",
+        "model.d_model=64",
+        "model.d_ff=128",
+        "model.dropout=0.1",
+        "model.normalise=last",
+        "training.epochs=8",
+        "training.batch_size=32",
+        "training.learning_rate=0.002",
+        "training.schedule=cosine",
+    ],
 }
 LONG_SAMPLE = LONG
 

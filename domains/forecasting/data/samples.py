@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 WIDE, LONG, TRAIN, TEST = "hourly.csv", "shops.csv", "gestures_TRAIN.ts", "gestures_TEST.ts"
+_HOURS_APART = 5
 
 
 def write_samples(out: Path, seed: int) -> list[Path]:
@@ -23,10 +24,14 @@ def write_samples(out: Path, seed: int) -> list[Path]:
 
 
 def _hourly(rng: np.random.Generator, hours: int = 24 * 200) -> pd.DataFrame:
-    """Load of five feeders: day and week shapes, shared weather, drifting level, noise."""
+    """Load of five feeders: day and week shapes, drifting level, noise, and weather.
+
+    Weather moves over them from the first to the last, some hours from one to the next, so what
+    the first feeders do tells what the others will.
+    """
     time = np.arange(hours)
     day, week = 2 * np.pi * time / 24, 2 * np.pi * time / 168
-    weather = _autoregressive(rng, hours, 0.98)
+    front = _autoregressive(rng, hours + 4 * _HOURS_APART, 0.98)
     columns = {}
     for number in range(5):
         phase = rng.uniform(0, 0.8)
@@ -34,7 +39,8 @@ def _hourly(rng: np.random.Generator, hours: int = 24 * 200) -> pd.DataFrame:
         weekly = 0.5 * np.cos(week - phase)
         level = np.cumsum(rng.normal(0, 0.01, hours))
         own = _autoregressive(rng, hours, 0.8)
-        strength = rng.uniform(0.3, 0.9)
+        weather = front[(4 - number) * _HOURS_APART :][:hours]
+        strength = rng.uniform(0.8, 1.2)
         signal = (1 + 0.3 * np.tanh(weather)) * shape + weekly + strength * weather + level
         columns[f"feeder_{number + 1}"] = 20 + 5 * (signal + 0.35 * own)
     date = pd.date_range("2023-01-01", periods=hours, freq="h").strftime("%Y-%m-%d %H:%M:%S")
