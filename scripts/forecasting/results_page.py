@@ -139,7 +139,8 @@ def main(rows_file: Path, page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name, build in TABLES.items():
         pattern = rf"(<!-- table {name} -->\n).*?(<!-- end -->)"
-        content = "\n" + markdown(build(rows)) + "\n\n"
+        table = build(rows)
+        content = "\n" + (markdown(table) if len(table) else "Not measured yet.") + "\n\n"
         text = re.sub(pattern, lambda m, c=content: m[1] + c + m[2], text, flags=re.DOTALL)
     page.write_text(text, encoding="utf-8")
 
