@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from shared_attention import UnsupportedError, catalogue, masks
@@ -48,10 +49,12 @@ class AttentionChoice:
     def padding(self, valid: Tensor | None) -> Mask | None:
         """Return the mask of the keys `valid` `[B, L]`, or None where every step is valid.
 
+        A compiled or exported program must not depend on the values, so it has the mask always.
+
         Raises:
             UnsupportedError: A step is padded and the mechanism cannot leave keys out.
         """
-        if valid is None or bool(valid.all()):
+        if valid is None or (not torch.compiler.is_compiling() and bool(valid.all())):
             return None
         self.require("key_padding")
         return masks.keys(valid)
