@@ -79,6 +79,9 @@ def _unique_names(path: Path, names: list[str]) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} appears twice; rename one")
+    broken = [name for name in names if len(name.splitlines()) > 1]
+    if broken:
+        raise DataError(f"{path}: column {broken[0]!r} has a line break in its name; rename it")
     return names
 
 

@@ -147,6 +147,7 @@ def test_parquet_places_are_rows(tmp_path: Path) -> None:
         ("date,a,a\n2024-01-01,1,2\n", "column 'a' appears twice"),
         ("date,a\n2024-01-01,1,2\n2024-01-02,2,3\n", "rows have more cells than the header"),
         ("date,a\n2024-01-01,1\n2024-01-02,2,3\n", "Expected 2 fields in line 3, saw 3"),
+        ('date,"a\nb"\n2024-01-01,1\n', "column 'a\\nb' has a line break in its name"),
         ("when,a\n2024-01-01,1\n", "no column 'date'; a wide file has date and its channels"),
         ("unique_id,ds,z\nA,2024-01-01,1\n", "no column 'y'; a long file has unique_id, ds, y"),
         ("date\n2024-01-01\n", "no column to forecast"),

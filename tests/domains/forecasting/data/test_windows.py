@@ -245,6 +245,7 @@ def test_values_carried_forward_come_from_before_and_are_never_scored() -> None:
     panel.values[[0, 1, 12, 13, 45]] = np.nan
     windows = windows_of(panel, pad=8, carry_forward=True)
     store = windows.store
+    assert store.values.dtype == torch.float32
     values = store.values[:, 0]
     rows = store.row(np.zeros(40, dtype=int), np.arange(40))
     expected = panel.values[:40, 0].astype(np.float32)
