@@ -242,7 +242,7 @@ def test_masked_values_are_not_read_and_not_scored() -> None:
 
 def test_values_carried_forward_come_from_before_and_are_never_scored() -> None:
     panel = make_panel([40, 20])
-    panel.values[[0, 1, 12, 13, 45]] = np.nan
+    panel.values[[0, 1, 12, 13, 40, 45]] = np.nan
     windows = windows_of(panel, pad=8, carry_forward=True)
     store = windows.store
     assert store.values.dtype == torch.float32
@@ -253,8 +253,9 @@ def test_values_carried_forward_come_from_before_and_are_never_scored() -> None:
     assert values[rows[14]] == expected[14]
     assert store.readable[rows][:3].tolist() == [False, False, True]
     assert not store.observed[rows[[0, 1, 12, 13]]].any()
-    second = store.row(np.array([1]), np.array([5]))
-    assert values[second[0]] == np.float32(panel.values[44, 0])
+    first, sixth = store.row(np.array([1, 1]), np.array([0, 5]))
+    assert not store.readable[first]
+    assert values[sixth] == np.float32(panel.values[44, 0])
 
 
 def test_the_future_never_reaches_the_past_of_a_window() -> None:
