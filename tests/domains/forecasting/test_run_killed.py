@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -95,13 +96,19 @@ def arguments(data: Path, out: Path, epochs: int, *options: str) -> list[str]:
     return [str(part) for part in given]
 
 
-def await_training(process: Command | Forked, checkpoint: Path) -> None:
-    """Return when the process has written a checkpoint of its own, or has ended."""
-    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-    while process.poll() is None:
-        if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
-            return
-        time.sleep(0.005)
+def await_checkpoints(process: Command | Forked, out: Path, most: float = math.inf) -> int:
+    """Return the number of checkpoints seen written, at most `most`, before training ends."""
+    seen, last = 0, written(out)
+    while process.poll() is None and seen < most and not (out / "model.json").exists():
+        time.sleep(0.002)
+        if (now := written(out)) != last:
+            seen, last = seen + 1, now
+    return seen
+
+
+def written(out: Path) -> int:
+    path = out / "last.ckpt"
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def result(out: Path) -> dict[str, object]:
@@ -118,17 +125,15 @@ def kill_and_resume(start: Start, data: Path, out: Path, *, epochs: int, kills: 
     quiet, stopped = out / "quiet", out / "stopped"
     rng = random.Random(kills)
     process = start(arguments(data, quiet, epochs))
-    await_training(process, quiet / "last.ckpt")
     begun = time.monotonic()
-    while process.poll() is None and not (quiet / "model.json").exists():
-        time.sleep(0.005)
+    total = await_checkpoints(process, quiet)
     seconds = time.monotonic() - begun
     assert process.wait() == 0
     killed = 0
     for _ in range(kills):
         process = start(arguments(data, stopped, epochs, "--resume"))
-        await_training(process, stopped / "last.ckpt")
-        time.sleep(rng.uniform(0, 1.5 * seconds / (kills + 1)))
+        await_checkpoints(process, stopped, most=rng.randint(1, total // (kills + 1)))
+        time.sleep(rng.uniform(0, 2 * seconds / total))
         process.kill()
         killed += process.wait() == -signal.SIGKILL
         if (stopped / "metrics.json").exists():
@@ -136,7 +141,7 @@ def kill_and_resume(start: Start, data: Path, out: Path, *, epochs: int, kills: 
     else:
         assert start(arguments(data, stopped, epochs, "--resume")).wait() == 0
     expected, found = result(quiet), result(stopped)
-    print(f"{killed} kills in {seconds:.1f} s of training: {found['sha256']}")
+    print(f"{killed} kills among {total} checkpoints, {seconds:.0f} s: {found['sha256']}")
     assert found == expected
     return killed
 
