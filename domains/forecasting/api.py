@@ -43,6 +43,6 @@ def forecast(run: str | Path, data: str | Path, *, device: str = "auto") -> pd.D
 
     Raises:
         DataError: the file cannot be used.
-        UsageError: the folder holds no forecaster.
+        UsageError: the folder holds no trained model.
     """
     return predict(cast(Domain, domain), Path(run), Path(data), device=device)

@@ -121,7 +121,6 @@ TABLES = {
     "main": main_table,
     "lookback": lookback_table,
     "ablation": lambda rows: summary(rows[rows["group"] == "ablation"], ["label", "lookback"]),
-    "patched": lambda rows: summary(rows[rows["group"] == "patched"], ["label", "lookback"]),
     "vowels": accuracy_table,
 }
 
