@@ -27,8 +27,8 @@ def predict(
 ) -> pd.DataFrame:
     """Forecast the steps after the end of every series of a file.
 
-    Rows at the end of a series whose targets are all empty are taken as its horizon: they give
-    the known covariates. Ids and timestamps are those of the file.
+    For models with known future covariates, rows at the end of a series whose targets are all
+    empty are its horizon and give the covariates. Ids and timestamps are those of the file.
     """
     state = loaded.preprocessing
     config = prediction_config(state, source)

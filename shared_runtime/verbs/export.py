@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -52,9 +53,8 @@ def export(
         try:
             write(loaded.model, example, partial)
         except (RuntimeError, torch.onnx.OnnxExporterError) as error:
-            first = str(error).strip().splitlines()[0]
             raise HeedError(
-                f"{loaded.spec.name} cannot be exported to {format}: {first}"
+                f"{loaded.spec.name} cannot be exported to {format}: {_reason(error)}"
             ) from error
         exported = reader(partial)
         for size in CHECKED_BATCHES:
@@ -70,6 +70,14 @@ def command(domain: Domain, values: Mapping[str, Any]) -> None:
     path = export(domain, values["run"], format=values["format"], out=values["out"])
     sizes = " and ".join(str(size) for size in CHECKED_BATCHES)
     print(f"{path}: same output as the original at batch sizes {sizes}")
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the error that started it all, without terminal colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def _dynamic(example: dict[str, Tensor]) -> dict[str, dict[int, Any]]:
@@ -130,8 +138,9 @@ def _compare(
     try:
         actual = exported(inputs)
     except (RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise HeedError(f"the {format} file does not run at batch size {size}: {first}") from error
+        raise HeedError(
+            f"the {format} file does not run at batch size {size}: {_reason(error)}"
+        ) from error
     scale = max(1.0, float(np.abs(expected).max()))
     if actual.shape != expected.shape:
         raise HeedError(
