@@ -57,9 +57,9 @@ def scan_sums(parts: SoftmaxSums) -> SoftmaxSums:
         return _prefixes(parts)
     short = -length % CHUNK
     chunks = SoftmaxSums(
-        F.pad(parts.m, (0, short), value=-torch.inf).view(-1, CHUNK),
-        F.pad(parts.w, (0, short)).view(-1, CHUNK),
-        F.pad(parts.u, (0, 0, 0, short)).view(-1, CHUNK, parts.u.shape[-1]),
+        F.pad(parts.m, (0, short), value=-torch.inf).reshape(-1, CHUNK),
+        F.pad(parts.w, (0, short)).reshape(-1, CHUNK),
+        F.pad(parts.u, (0, 0, 0, short)).reshape(-1, CHUNK, parts.u.shape[-1]),
     )
     inside = SoftmaxSums(*(x.unflatten(0, (count, -1)) for x in _prefixes(chunks)))
     totals = scan_sums(SoftmaxSums(*(x[:, :, -1] for x in inside)))

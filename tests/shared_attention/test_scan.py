@@ -7,7 +7,7 @@ import torch
 
 from shared_attention import UnsupportedError, attention, masks
 from shared_attention.mechanisms.scan import ScanAttention, scan_attention
-from shared_attention.primitives.softmax_scan import SoftmaxSums, combine
+from shared_attention.primitives.softmax_scan import CHUNK, SoftmaxSums, combine
 from shared_attention.references.scan import reference_scan
 
 
@@ -17,6 +17,12 @@ def softmax_of_one_query(query, k, v):
     return torch.nn.functional.scaled_dot_product_attention(
         q, k.double(), v.double(), is_causal=True
     )
+
+
+def test_values_shared_by_batch_and_heads_without_a_copy():
+    query, k = torch.randn(3, 8), torch.randn(2, 3, 4 * CHUNK, 8)
+    v = torch.randn(4 * CHUNK, 8).expand(2, 3, -1, -1)
+    torch.testing.assert_close(scan_attention(query, k, v), scan_attention(query, k, v.clone()))
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 255, 257, 4100])
