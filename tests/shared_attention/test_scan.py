@@ -19,10 +19,11 @@ def softmax_of_one_query(query, k, v):
     )
 
 
-def test_values_shared_by_batch_and_heads_without_a_copy():
-    query, k = torch.randn(3, 8), torch.randn(2, 3, 4 * CHUNK, 8)
-    v = torch.randn(4 * CHUNK, 8).expand(2, 3, -1, -1)
-    torch.testing.assert_close(scan_attention(query, k, v), scan_attention(query, k, v.clone()))
+def test_one_sample_whose_heads_lie_beside_each_other():
+    query = torch.randn(3, 8)
+    k, v = torch.randn(2, 1, 4 * CHUNK, 3, 8).transpose(2, 3)
+    expected = scan_attention(query, k.contiguous(), v.contiguous())
+    torch.testing.assert_close(scan_attention(query, k, v), expected)
 
 
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 255, 257, 4100])
