@@ -13,7 +13,7 @@ from torch import nn
 from domains.forecasting import classification_runs, forecasting_runs, prediction
 from domains.forecasting.data.config import DataConfig
 from domains.forecasting.data.reading import read_panel
-from domains.forecasting.data.samples import LONG, TRAIN, WIDE, write_samples
+from domains.forecasting.data.samples import TRAIN, WIDE, write_samples
 from domains.forecasting.data.splits import split_panel
 from domains.forecasting.data.uea import read_ts
 from domains.forecasting.data.windows import WindowSet
@@ -50,7 +50,6 @@ DEMO: Mapping[str, Any] = {
         "training.schedule=cosine",
     ],
 }
-LONG_SAMPLE = LONG
 
 
 def models() -> Mapping[str, ModelSpec]:

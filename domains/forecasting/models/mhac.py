@@ -1,4 +1,4 @@
-"""MHAC: multi-head attention CNN (Kim et al. 2021, arXiv 2112.00328)."""
+"""MHAC: multi-head attention CNN (arXiv 2112.00328)."""
 
 from __future__ import annotations
 

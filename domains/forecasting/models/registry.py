@@ -94,7 +94,7 @@ _SPECS = (
         "MHAC",
         "mhac",
         attention="softmax",
-        paper="Kim et al., A Daily Tourism Demand Prediction Framework, 2021 (arXiv 2112.00328)",
+        paper="A Daily Tourism Demand Prediction Framework, 2021 (arXiv 2112.00328)",
         summary="a CNN for each variable, attention across variables; takes covariates",
         training={**_LONG_TERM, "learning_rate": 1e-3},
     ),

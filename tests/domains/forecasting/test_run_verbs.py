@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from domains.forecasting.api import load_ett
 from domains.forecasting.cli import app
-from domains.forecasting.domain import LONG_SAMPLE
+from domains.forecasting.data.samples import LONG
 from shared_runtime.domain import LoadedModel
 from shared_runtime.verbs.benchmark import benchmark
 from shared_runtime.verbs.explain import explain
@@ -88,7 +88,7 @@ def test_train_by_command_on_a_wide_file_repeats_itself(wide_file: Path, tmp_pat
 def test_dry_run_writes_nothing(sample: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     options = ["--set", "data.future_covariates=[promotion]", "--model", "MHAC", *SMALL]
-    printed = heed("train", "--data", sample / LONG_SAMPLE, *options, "--out", out, "--dry-run")
+    printed = heed("train", "--data", sample / LONG, *options, "--out", out, "--dry-run")
     assert "'future_covariates': [32, 12, 1]" in printed
     assert not out.exists()
 
