@@ -147,7 +147,8 @@ class MechanismSpec:
     """As `function`, with `need: frozenset[str]`, returning AttentionOutput. Only for what
     dispatch cannot derive: the weights of mechanisms linear in v need none."""
     reference: Callable[..., Tensor] | None = None
-    """Independent float64 formulation, called like `function`; for recurrent mechanisms
+    """Independent float64 formulation, called like `function`. Mechanisms with parameters get them,
+    and their buffers, as `parameters: Mapping[str, Tensor]` in float64; for recurrent mechanisms
     `reference(query, k, v, *, mask)`."""
     init_state: Callable[..., Any] | None = None
     """`init_state(batch, kv_heads, key_dim, value_dim, *, dtype, device, **options) -> state`."""

@@ -127,21 +127,40 @@ class Subject:
         if self.spec.function is not None:
             arguments = {} if bias is None else {"bias": bias}
             return self.spec.function(q, k, v, mask=mask, **self.options, **arguments)
-        module = self.module(k.shape[1], k.shape[-1], k.dtype) if module is None else module
+        module = self.own_module(q, k) if module is None else module
+        assert module is not None
         if self.recurrent:
             return module(k, v, mask=mask)
         return module(q, k, v, mask=mask, bias=bias)
 
+    def own_module(self, q: Tensor, k: Tensor) -> nn.Module | None:
+        """The module that `run` and `reference` share; None for mechanisms without parameters."""
+        if self.spec.function is not None:
+            return None
+        heads = k.shape[1] if self.recurrent else q.shape[1]
+        return self.module(heads, k.shape[-1], k.dtype)
+
     def reference(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None, bias: Tensor | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Mask | None = None,
+        bias: Tensor | None = None,
+        *,
+        module: nn.Module | None = None,
     ) -> Tensor:
-        """The independent float64 formulation."""
+        """The independent float64 formulation, with the parameters of `module`."""
         if self.spec.reference is None:
             raise NotClaimed("has no reference")
+        module = self.own_module(q, k) if module is None else module
         if self.recurrent:
-            parameters = self.module(k.shape[1], k.shape[3], torch.float64).parameters()
+            assert module is not None
+            parameters = (parameter.double() for parameter in module.parameters())
             return self.spec.reference(*parameters, k, v, mask=mask, **self.options)
-        arguments = {} if bias is None else {"bias": bias}
+        arguments: dict[str, Any] = {} if bias is None else {"bias": bias}
+        if module is not None:
+            arguments["parameters"] = state_in_double(module)
         return self.spec.reference(q, k, v, mask=mask, **self.options, **arguments)
 
     def causal(self, other: Mask | None = None) -> Mask | None:
@@ -172,9 +191,15 @@ class Subject:
     def start(self, k: Tensor, v: Tensor) -> Any:
         """The state of no positions."""
         self.needs("state")
+        module: Any
         if self.recurrent:
-            module: Any = self.module(k.shape[1], k.shape[3], k.dtype)
+            module = self.module(k.shape[1], k.shape[3], k.dtype)
             return module.init_state(k.shape[0], dtype=k.dtype, device=k.device)
+        if self.spec.function is None:
+            module = self.own_module(k, k)
+            return module.init_state(
+                k.shape[0], k.shape[1], k.shape[3], v.shape[3], dtype=k.dtype, device=k.device
+            )
         assert self.spec.init_state is not None
         return self.spec.init_state(
             k.shape[0], k.shape[1], k.shape[3], v.shape[3],
@@ -186,9 +211,14 @@ class Subject:
     ) -> tuple[Tensor, Any]:
         """Prefill, or step where there is one position and no mask."""
         one = k.shape[2] == 1 and mask is None
+        module: Any
         if self.recurrent:
-            module: Any = self.module(k.shape[1], k.shape[3], k.dtype)
+            module = self.module(k.shape[1], k.shape[3], k.dtype)
             return module.step(k, v, state) if one else module.prefill(k, v, state, mask=mask)
+        if self.spec.function is None:
+            module = self.own_module(q, k)
+            advance = module.step if one else module.prefill
+            return advance(q, k, v, state, mask=mask)
         assert self.spec.prefill is not None and self.spec.step is not None
         if one:
             return self.spec.step(q, k, v, state, **self.options)
@@ -197,6 +227,12 @@ class Subject:
 
 def _thirds(batch: int, length: int) -> Tensor:
     return (torch.arange(length) * 3 // max(1, length)).expand(batch, -1)
+
+
+def state_in_double(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name in float64, through which gradients flow back."""
+    state = dict(module.named_parameters()) | dict(module.named_buffers())
+    return {n: x.double() if x.is_floating_point() else x for n, x in state.items()}
 
 
 def gradients(out: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

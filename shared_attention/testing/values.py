@@ -57,19 +57,23 @@ def _agree(
     what: str,
     backends: tuple[str, ...],
 ) -> None:
-    expected = subject.reference(*inputs, mask, bias)
-    leaves = inputs if bias is None or not bias.requires_grad else (*inputs, bias)
+    module = subject.own_module(inputs[0], inputs[1])
+    expected = subject.reference(*inputs, mask, bias, module=module)
+    learned = {} if module is None else dict(module.named_parameters())
+    named = dict(zip("qkv", inputs, strict=True)) | learned
+    if bias is not None and bias.requires_grad:
+        named["bias"] = bias
+    leaves = tuple(named.values())
     expected_gradients = gradients(expected, leaves)
     request = check_inputs(*inputs, mask, bias)
     able = {b.name for b in subject.spec.implementations if not b.why_not(request)} | {"auto"}
     for backend in backends:
         if backend not in able:
             continue
-        out = subject.run(*inputs, mask, bias, backend=backend)
+        out = subject.run(*inputs, mask, bias, backend=backend, module=module)
         where = f"{what}, backend {backend}"
         assert_close(out, expected, f"output ({where})")
-        names = ("q", "k", "v", "bias")
-        pairs = zip(names, gradients(out, leaves), expected_gradients, strict=False)
+        pairs = zip(named, gradients(out, leaves), expected_gradients, strict=True)
         for name, mine, theirs in pairs:
             assert_close(mine, theirs, f"gradient of {name} ({where})", "gradients")
 
@@ -107,9 +111,10 @@ def check_half_precision(subject: Subject) -> None:
         raise NotClaimed("has no reference")
     for dtype in (torch.bfloat16, torch.float16):
         inputs = subject.draw(2, 65, dtype=dtype, grad=False)
-        out = subject.run(*inputs)
+        module = subject.own_module(inputs[0], inputs[1])
+        out = subject.run(*inputs, module=module)
         assert out.dtype == dtype, f"output is {out.dtype} for {dtype} inputs"
-        error = _relative_error(out, subject.reference(*inputs))
+        error = _relative_error(out, subject.reference(*inputs, module=module))
         plain = _relative_error(_plain(*inputs), _plain(*(x.double() for x in inputs)))
         limit = HALF_PRECISION_RATIO * max(plain, torch.finfo(dtype).eps)
         assert error <= limit, f"relative error {error:.1e} in {dtype}, at most {limit:.1e}"
