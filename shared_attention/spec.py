@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from shared_attention.errors import nearest
@@ -13,7 +13,23 @@ if TYPE_CHECKING:
 
     from shared_attention.inputs import Inputs
 
-Family = Literal["attention", "recurrent", "mixer", "spatial", "graph"]
+Family = Literal["attention", "recurrent", "mixer", "pooling", "spatial", "graph"]
+"""What is called how:
+
+- attention: `(q, k, v, mask, bias) -> out`, heads given;
+- recurrent: `(k, v, mask) -> out`, with a query of its own, causal;
+- mixer: `(x [B, *grid, C], [mask]) -> y` of the same shape;
+- pooling: `(x [B, L, C], [mask]) -> y [B, R, C']`;
+- spatial: `(x [B, *grid, C], ...) -> y [B, *grid, C']`, sampling operators included;
+- graph: `(x [N, C], edge_index [2, E], ...) -> y [N, C']`.
+"""
+SIZES: dict[str, tuple[str, ...]] = {
+    "attention": ("num_heads", "head_dim"),
+    "recurrent": ("num_heads", "head_dim"),
+}
+"""Arguments of `MechanismSpec.build` other than options; families not named take `channels`."""
+REQUIRED: Any = ...
+"""Default of an option that has to be given."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,8 @@ class Capabilities:
     """The function takes `generator`; the same seed gives the same output."""
     train_eval_differs: bool = False
     """The module behaves differently in training, apart from dropout."""
+    fixed_size: bool = False
+    """Inputs must have the length or grid that an option names."""
     linear_in_v: bool = True
     """out = A(q, k) v, so the effective attention matrix is A(q, k) applied to the identity."""
 
@@ -73,6 +91,11 @@ class Option:
     default: Any
     help: str
     choices: tuple[str, ...] = ()
+
+    @property
+    def shown_default(self) -> str:
+        """The default as listings print it."""
+        return "required" if self.default is REQUIRED else str(self.default)
 
     def check(self, mechanism: str, value: Any) -> Any:
         """Return `value` as this option's type.
@@ -140,7 +163,8 @@ class MechanismSpec:
     function: Callable[..., Tensor] | None = None
     """None for mechanisms with parameters: those come from `build`."""
     module: Callable[..., nn.Module] | None = None
-    """`module(num_heads=, head_dim=, **options)` for mechanisms with parameters."""
+    """`module(num_heads=, head_dim=, **options)` for mechanisms with parameters, or
+    `module(channels=, **options)` for families other than attention and recurrent."""
     implementations: tuple[Backend, ...] = ()
     """Backends in order of preference; empty: `function` is the only one, named eager."""
     rich: Callable[..., Any] | None = None
@@ -157,10 +181,19 @@ class MechanismSpec:
     attention of the new positions to all seen so far; `mask` is `masks.keys` of the new ones."""
     step: Callable[..., tuple[Tensor, Any]] | None = None
     """`step(q, k, v, state, ...)`: one position, `q, k, v: [B, H, 1, D]`."""
+    dims: tuple[int, ...] = (1,)
+    """Numbers of grid dimensions that a mixer or spatial operator takes."""
+    example: Mapping[str, Any] = field(default_factory=dict)
+    """Options with which the kit builds an operator, `channels` included; 8 channels otherwise."""
+    sample: Callable[..., Mapping[str, Any]] | None = None
+    """`sample(batch, generator) -> arguments of forward`, small, for operators that take more than
+    x; tensors of float type in float64, batch first (for graphs: `batch` graphs side by side)."""
 
     def __post_init__(self) -> None:
         if self.function is None and self.module is None:
             raise ValueError(f"mechanism {self.name}: give function or module")
+        if self.module is None and self.family not in SIZES:
+            raise ValueError(f"mechanism {self.name}: family {self.family} is built, give module")
         streams = (self.init_state, self.prefill, self.step)
         if self.function is not None and self.capabilities.state and None in streams:
             raise ValueError(
@@ -192,23 +225,40 @@ class MechanismSpec:
         for name in options:
             if name not in known:
                 raise ValueError(f"{self.name} has no option {name!r}{nearest(name, list(known))}")
-        return {
+        resolved = {
             name: option.check(self.name, options[name]) if name in options else option.default
             for name, option in known.items()
         }
+        for name, value in resolved.items():
+            if value is REQUIRED:
+                raise ValueError(f"{self.name}: option {name} has to be given: {known[name].help}")
+        return resolved
 
-    def build(self, *, num_heads: int, head_dim: int, **options: Any) -> nn.Module:
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """Arguments that `build` needs beside options."""
+        return SIZES.get(self.family, ("channels",))
+
+    def build(self, **arguments: Any) -> nn.Module:
         """Build the mechanism as a module.
 
         Family `attention` is called `module(q, k, v, mask=None, bias=None) -> Tensor`; family
-        `recurrent` `module(k, v, mask=None) -> Tensor`.
+        `recurrent` `module(k, v, mask=None) -> Tensor`; the others as `Family` says.
+
+        Args:
+            **arguments: `num_heads` and `head_dim` for families attention and recurrent,
+                `channels` for the others, and options.
 
         Raises:
-            ValueError: An option is unknown or mistyped.
+            ValueError: A size is missing, or an option is missing, unknown or mistyped.
         """
-        resolved = self.resolve(options)
+        missing = [name for name in self.sizes if name not in arguments]
+        if missing:
+            raise ValueError(f"{self.name}: build needs {' and '.join(missing)}")
+        sizes = {name: arguments.pop(name) for name in self.sizes}
+        resolved = self.resolve(arguments)
         if self.module is not None:
-            return self.module(num_heads=num_heads, head_dim=head_dim, **resolved)
+            return self.module(**sizes, **resolved)
         from shared_attention.module import Attention
 
         return Attention(self.name, **resolved)

@@ -101,7 +101,7 @@ def _describe(spec: Any) -> dict[str, Any]:
         "capabilities": [name for name in CAPABILITIES if spec.supports(name)],
         "paper": spec.paper,
         "options": [
-            {"name": option.name, "default": option.default, "help": option.help}
+            {"name": option.name, "default": option.shown_default, "help": option.help}
             for option in spec.options
         ],
     }

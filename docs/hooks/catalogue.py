@@ -31,7 +31,7 @@ def section(spec: MechanismSpec) -> str:
     ]
     if spec.options:
         lines[-1] += "\n- Options:\n" + "\n".join(
-            f"    - `{option.name}` ({option.type.__name__}, default `{option.default}`): "
+            f"    - `{option.name}` ({option.type.__name__}, default `{option.shown_default}`): "
             f"{option.help}"
             for option in spec.options
         )

@@ -7,8 +7,17 @@ print(report)
 assert report.ok
 """
 
-from shared_attention.testing.conformance import CHECKS, check_mechanism
+from shared_attention.testing.conformance import CHECKS, OPERATOR_CHECKS, check_mechanism, checks_of
 from shared_attention.testing.report import Check, Report
 from shared_attention.testing.tolerances import TOLERANCES, assert_close
 
-__all__ = ["CHECKS", "TOLERANCES", "Check", "Report", "assert_close", "check_mechanism"]
+__all__ = [
+    "CHECKS",
+    "OPERATOR_CHECKS",
+    "TOLERANCES",
+    "Check",
+    "Report",
+    "assert_close",
+    "check_mechanism",
+    "checks_of",
+]

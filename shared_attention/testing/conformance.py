@@ -7,7 +7,16 @@ from typing import Any
 
 from shared_attention.registry import find
 from shared_attention.spec import MechanismSpec
-from shared_attention.testing import causality, compilation, conduct, padding, values
+from shared_attention.testing import (
+    causality,
+    compilation,
+    conduct,
+    graph_checks,
+    operator_checks,
+    padding,
+    values,
+)
+from shared_attention.testing.operator import Operator
 from shared_attention.testing.report import Check, NotClaimed, Report, Status
 from shared_attention.testing.subject import Subject
 
@@ -32,7 +41,39 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
     "compile": compilation.check_compile,
     "export": compilation.check_export,
 }
-"""Every check by the name that reports and `expected_failures` use."""
+"""Checks of families attention and recurrent, by the name that reports and `expected_failures`
+use."""
+
+OPERATOR_CHECKS: Mapping[str, Callable[[Operator], None]] = {
+    "agrees with the reference": operator_checks.check_reference,
+    "gradients": operator_checks.check_gradients,
+    "extreme inputs": operator_checks.check_extreme_inputs,
+    "half precision": operator_checks.check_half_precision,
+    "prefix consistency": operator_checks.check_prefix_consistency,
+    "state": operator_checks.check_state,
+    "padding": operator_checks.check_padding,
+    "hidden positions": operator_checks.check_hidden_positions,
+    "empty samples": operator_checks.check_empty_samples,
+    "batch slots": operator_checks.check_batch_slots,
+    "node order": graph_checks.check_node_order,
+    "edge order": graph_checks.check_edge_order,
+    "separate graphs": graph_checks.check_separate_graphs,
+    "isolated nodes": graph_checks.check_isolated_nodes,
+    "inputs unchanged": operator_checks.check_inputs_unchanged,
+    "training mode": operator_checks.check_training_mode,
+    "randomness": operator_checks.check_randomness,
+    "refusals": operator_checks.check_refusals,
+    "messages": operator_checks.check_messages,
+    "state_dict": operator_checks.check_state_dict,
+    "compile": operator_checks.check_compile,
+    "export": operator_checks.check_export,
+}
+"""Checks of families mixer, pooling, spatial and graph."""
+
+
+def checks_of(spec: MechanismSpec) -> Mapping[str, Callable[[Any], None]]:
+    """Return the checks that mechanisms of this family go through, by name."""
+    return CHECKS if spec.family in ("attention", "recurrent") else OPERATOR_CHECKS
 
 
 def check_mechanism(
@@ -58,17 +99,15 @@ def check_mechanism(
         The report; print it, or ask `report.ok`.
 
     Raises:
-        ValueError: There is no mechanism or no check of that name, or its family has no kit.
+        ValueError: There is no mechanism or no check of that name.
     """
     spec = find(mechanism) if isinstance(mechanism, str) else mechanism
-    if spec.family not in ("attention", "recurrent"):
-        raise ValueError(
-            f"check_mechanism: {spec.name} is of family {spec.family}, "
-            "expected attention or recurrent"
-        )
-    available = dict(CHECKS)
+    available = dict(checks_of(spec))
+    attends = available.keys() == CHECKS.keys()
     if compile:
-        available["inductor"] = compilation.check_inductor
+        available["inductor"] = (
+            compilation.check_inductor if attends else operator_checks.check_inductor
+        )
     expected = dict(expected_failures or {})
     for name in (*(checks or ()), *expected):
         if name not in available:
@@ -76,13 +115,13 @@ def check_mechanism(
                 f"check_mechanism: no check {name!r}; there are {', '.join(available)}"
             )
     chosen = available if checks is None else {name: available[name] for name in checks}
-    subject = Subject(spec, dict(options or {}))
+    subject = (Subject if attends else Operator)(spec, dict(options or {}))
     done = [_run(name, check, subject, expected.get(name)) for name, check in chosen.items()]
     return Report(spec.name, tuple(done))
 
 
 def _run(
-    name: str, check: Callable[[Subject], None], subject: Subject, expected: str | None
+    name: str, check: Callable[[Any], None], subject: Subject | Operator, expected: str | None
 ) -> Check:
     status: Status = "passed"
     reason = ""

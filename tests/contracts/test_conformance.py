@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from shared_attention import catalogue
-from shared_attention.testing import CHECKS, check_mechanism
+from shared_attention.testing import check_mechanism, checks_of
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("mechanism", catalogue())
+@pytest.mark.parametrize(
+    ("mechanism", "check"),
+    [(name, check) for name, spec in catalogue().items() for check in checks_of(spec)],
+)
 def test_mechanism(mechanism, check):
     found = check_mechanism(mechanism, checks=(check,)).checks[0]
     if found.status == "not claimed":
