@@ -18,8 +18,12 @@ def feed_forward(d_model: int, d_ff: int, activation: str, dropout: float) -> nn
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation got {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+    unread = activation in ("gelu", "silu")  # their gradients need the input only
     return nn.Sequential(
-        Linear(d_model, d_ff), ACTIVATIONS[activation](), Dropout(dropout), Linear(d_ff, d_model)
+        Linear(d_model, d_ff),
+        ACTIVATIONS[activation](),
+        Dropout(dropout, inplace=unread),
+        Linear(d_ff, d_model),
     )
 
 

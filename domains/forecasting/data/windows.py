@@ -121,7 +121,7 @@ class WindowSet:
         return self.store.row(self.series, self.cutoffs) - self.lookback
 
     @cached_property
-    def _views(self) -> dict[str, Tensor]:
+    def _views(self) -> dict[str, np.ndarray]:
         store, width = self.store, self.lookback + self.horizon
         sources = {"values": store.values, "time": store.time}
         if store.covariates.shape[1]:
@@ -134,10 +134,10 @@ class WindowSet:
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """Return windows as the tensors that `docs/architecture.md` lists."""
-        starts = torch.from_numpy(self._starts[indices])
+        starts = self._starts[indices]
         sizes = (self.lookback, self.horizon)
         parts = {
-            name: view.index_select(0, starts).split_with_sizes(sizes, 1)
+            name: torch.from_numpy(view[starts]).split_with_sizes(sizes, 1)
             for name, view in self._views.items()
         }
         past, future = parts["values"]
@@ -165,11 +165,14 @@ class WindowSet:
         return batch
 
 
-def _windows(source: Tensor, width: int) -> Tensor:
-    """View `[R, D]` as every window of `width` rows, `[R - width + 1, width, D]`."""
+def _windows(source: Tensor, width: int) -> np.ndarray:
+    """View `[R, D]` as every window of `width` rows, `[R - width + 1, width, D]`.
+
+    An array, since NumPy gathers long runs of memory with less overhead than PyTorch.
+    """
     source = source.contiguous()
     rows, dim = source.shape
-    return source.as_strided((max(0, rows - width + 1), width, dim), (dim, dim, 1))
+    return source.as_strided((max(0, rows - width + 1), width, dim), (dim, dim, 1)).numpy()
 
 
 def training_windows(

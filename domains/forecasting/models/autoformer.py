@@ -20,7 +20,7 @@ from domains.forecasting.models.parts.start_tokens import (
     tail_validity,
 )
 from domains.forecasting.models.parts.token_embedding import TokenEmbedding
-from shared_attention.dropout import Dropout
+from shared_attention.dropout import Dropout, dropout
 from shared_attention.linear import Linear
 from shared_attention.masks import Mask
 
@@ -154,7 +154,9 @@ class _FeedForward(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(functional.gelu(self.widen(x)))
+        hidden = functional.gelu(self.widen(x))
+        if self.training:
+            hidden = dropout(hidden, self.dropout.p, inplace=True)
         return self.dropout(self.narrow(hidden))
 
 
