@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +52,10 @@ def attention(
         ValueError: The tensors do not fit together, or an option is unknown or mistyped.
         UnsupportedError: The mechanism or the backend cannot honour the request.
     """
-    spec = _functional(mechanism)
+    spec = functional(mechanism)
     inputs = check_inputs(q, k, v, mask, bias)
     refuse_inputs(spec, inputs, scale=scale, generator=generator)
-    arguments = _arguments(spec, inputs, scale, generator, options)
-    return choose_backend(spec, inputs, backend).run(q, k, v, **arguments)
+    return run(spec, inputs, spec.resolve(options), scale, generator, backend)
 
 
 def attention_output(
@@ -93,11 +92,11 @@ def attention_output(
         UnsupportedError: As for `attention`, or the mechanism cannot give what is needed.
     """
     wanted = frozenset(need)
-    spec = _functional(mechanism)
+    spec = functional(mechanism)
     refuse_needs(spec, wanted)
     inputs = check_inputs(q, k, v, mask, bias)
     refuse_inputs(spec, inputs, scale=scale, generator=generator)
-    arguments = _arguments(spec, inputs, scale, generator, options)
+    arguments = _arguments(spec, inputs, scale, generator, spec.resolve(options))
     chosen = choose_backend(spec, inputs, backend)
     found: dict[str, Any] = {}
     if spec.rich is not None and wanted - {"state"}:
@@ -153,7 +152,7 @@ def explain_dispatch(
     Raises:
         UnsupportedError: The mechanism itself cannot honour the request.
     """
-    spec = _functional(mechanism)
+    spec = functional(mechanism)
     inputs = check_inputs(q, k, v, mask, bias)
     refuse_inputs(spec, inputs)
     reasons = {b.name: tuple(b.why_not(inputs)) for b in _backends(spec)}
@@ -188,7 +187,38 @@ def _backends(spec: MechanismSpec) -> tuple[Backend, ...]:
     return (Backend("eager", spec.function),)
 
 
-def _functional(mechanism: str) -> MechanismSpec:
+def run(
+    spec: MechanismSpec,
+    inputs: Inputs,
+    options: Mapping[str, Any],
+    scale: float | None = None,
+    generator: torch.Generator | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Run a mechanism on inputs that were checked and not refused.
+
+    Args:
+        spec: A mechanism without parameters.
+        inputs: From `check_inputs`.
+        options: Every option, from `spec.resolve`.
+        scale: As for `attention`.
+        generator: As for `attention`.
+        backend: As for `attention`.
+
+    Returns:
+        `[B, H, L, Dv]`.
+    """
+    arguments = _arguments(spec, inputs, scale, generator, options)
+    return choose_backend(spec, inputs, backend).run(inputs.q, inputs.k, inputs.v, **arguments)
+
+
+def functional(mechanism: str) -> MechanismSpec:
+    """Return the spec of a mechanism without parameters.
+
+    Raises:
+        ValueError: There is no mechanism of that name.
+        UnsupportedError: It has parameters.
+    """
     spec = find(mechanism)
     if spec.function is None:
         raise UnsupportedError(
@@ -203,14 +233,15 @@ def _arguments(
     inputs: Inputs,
     scale: float | None,
     generator: torch.Generator | None,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"mask": inputs.mask, **spec.resolve(options)}
-    if spec.capabilities.bias:
+    can = spec.capabilities
+    arguments: dict[str, Any] = {"mask": inputs.mask, **options}
+    if can.bias:
         arguments["bias"] = inputs.bias
-    if spec.capabilities.scale:
+    if can.scale:
         arguments["scale"] = scale
-    if spec.capabilities.stochastic:
+    if can.stochastic:
         arguments["generator"] = generator
     return arguments
 

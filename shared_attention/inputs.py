@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 from shared_attention.masks import Mask, Parts, split
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """Inputs of one call: `q [B, Hq, L, Dk]`, `k [B, Hk, S, Dk]`, `v [B, Hv, S, Dv]`."""
 
     q: Tensor
@@ -43,13 +42,48 @@ def check_inputs(
     Raises:
         ValueError: The tensors do not fit together.
     """
+    if not _fit(q, k, v):
+        _explain(q, k, v)
+    if mask is not None and not isinstance(mask, Mask):
+        raise ValueError(
+            f"attention: mask is a {type(mask).__name__}; "
+            "wrap a boolean tensor (True = may attend) in masks.dense(...)"
+        )
+    if mask is not None:
+        mask.check(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    if bias is not None:
+        _check_bias(bias, (q.shape[0], q.shape[1], q.shape[2], k.shape[2]))
+    return Inputs(q, k, v, mask, bias, split(mask))
+
+
+def _fit(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Say whether q, k and v fit together; one expression, since every call pays for it."""
+    if not (q.dim() == k.dim() == v.dim() == 4):
+        return False
+    batch, heads, _, width = q.shape
+    k_batch, k_heads, k_length, k_width = k.shape
+    v_batch, v_heads, v_length, _ = v.shape
+    return (
+        batch == k_batch == v_batch
+        and width == k_width
+        and k_length == v_length
+        and (heads == k_heads or heads % k_heads == 0)
+        and (heads == v_heads or heads % v_heads == 0)
+        and q.dtype == k.dtype == v.dtype
+        and q.device == k.device == v.device
+        and q.is_floating_point()
+    )
+
+
+def _explain(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError naming the first thing that does not fit."""
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.dim() != 4:
             raise ValueError(
                 f"attention: {name} has shape {list(tensor.shape)}, "
                 "expected [batch, heads, length, dim]"
             )
-    batch, heads, length, width = q.shape
+    batch, heads, _, width = q.shape
     if not q.is_floating_point():
         raise ValueError(f"attention: q has dtype {q.dtype}, expected a float type")
     for name, tensor in (("k", k), ("v", v)):
@@ -69,16 +103,6 @@ def check_inputs(
         raise ValueError(f"attention: q has width {width} but k has {k.shape[3]}")
     if count != v.shape[2]:
         raise ValueError(f"attention: k has length {count} but v has {v.shape[2]}")
-    if mask is not None and not isinstance(mask, Mask):
-        raise ValueError(
-            f"attention: mask is a {type(mask).__name__}; "
-            "wrap a boolean tensor (True = may attend) in masks.dense(...)"
-        )
-    if mask is not None:
-        mask.check(batch, heads, length, count)
-    if bias is not None:
-        _check_bias(bias, (batch, heads, length, count))
-    return Inputs(q, k, v, mask, bias, split(mask))
 
 
 def _check_bias(bias: Tensor, shape: tuple[int, int, int, int]) -> None:

@@ -328,13 +328,16 @@ class Parts:
     """What has no structure that backends use."""
 
 
+_NOTHING = Parts()
+
+
 def split(mask: Mask | None) -> Parts:
     """Take a mask apart for backends that use structure.
 
     A window that ends at the query sets `causal` as well; an unbounded one leaves no trace.
     """
     if mask is None:
-        return Parts()
+        return _NOTHING
     if isinstance(mask, And):
         return _join(split(mask.first), split(mask.second))
     if isinstance(mask, Causal):

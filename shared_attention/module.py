@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared_attention.dispatch import attention
+from shared_attention.dispatch import functional, run
 from shared_attention.errors import unsupported
+from shared_attention.inputs import check_inputs
 from shared_attention.masks import Mask
-from shared_attention.registry import find
+from shared_attention.refusal import refuse_inputs
 
 
 class Attention(nn.Module):
@@ -20,13 +21,16 @@ class Attention(nn.Module):
     def __init__(self, mechanism: str = "softmax", **options: Any) -> None:
         super().__init__()
         self.mechanism = mechanism
-        self.options = find(mechanism).resolve(options)
+        self.spec = functional(mechanism)
+        self.options = self.spec.resolve(options)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None, bias: Tensor | None = None
     ) -> Tensor:
         """Return `[B, H, L, Dv]`; arguments and errors are those of `attention`."""
-        return attention(q, k, v, self.mechanism, mask, bias, **self.options)
+        inputs = check_inputs(q, k, v, mask, bias)
+        refuse_inputs(self.spec, inputs)
+        return run(self.spec, inputs, self.options)
 
     def init_state(
         self,
@@ -39,7 +43,7 @@ class Attention(nn.Module):
         device: torch.device | str | None = None,
     ) -> Any:
         """Return the state of no positions, for `prefill` and `step`."""
-        start = self._stateful(find(self.mechanism).init_state)
+        start = self._stateful(self.spec.init_state)
         return start(
             batch, kv_heads, key_dim, value_dim, dtype=dtype, device=device, **self.options
         )
@@ -48,14 +52,14 @@ class Attention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, state: Any, mask: Mask | None = None
     ) -> tuple[Tensor, Any]:
         """Attend causally from new positions `[B, H, L, D]` to all seen; `(out, state)`."""
-        advance = self._stateful(find(self.mechanism).prefill)
+        advance = self._stateful(self.spec.prefill)
         return advance(q, k, v, state, mask=mask, **self.options)
 
     def step(
         self, q: Tensor, k: Tensor, v: Tensor, state: Any, mask: Mask | None = None
     ) -> tuple[Tensor, Any]:
         """As `prefill`, for one position."""
-        advance = self._stateful(find(self.mechanism).step)
+        advance = self._stateful(self.spec.step)
         return advance(q, k, v, state, mask=mask, **self.options)
 
     def _stateful(self, function: Callable[..., Any] | None) -> Callable[..., Any]:

@@ -42,18 +42,21 @@ def refuse_inputs(
     spec: MechanismSpec, inputs: Inputs, *, scale: float | None = None, generator: object = None
 ) -> None:
     """Raise UnsupportedError where these inputs need a capability that `spec` lacks."""
-    refuse_parts(spec, inputs.parts)
-    q, k, v = inputs.q, inputs.k, inputs.v
+    if inputs.mask is not None:
+        refuse_parts(spec, inputs.parts)
     if inputs.bias is not None:
         _need(spec, "bias", "an additive bias")
         if inputs.bias.requires_grad:
             _need(spec, "bias_grad", "a bias that requires gradients")
-    if q.shape[2] != k.shape[2]:
-        _need(spec, "cross", f"{q.shape[2]} queries on {k.shape[2]} keys")
-    if k.shape[1] != q.shape[1] or v.shape[1] != q.shape[1]:
-        _need(spec, "grouped_heads", f"{q.shape[1]} query heads on {k.shape[1]} key heads")
-    if k.shape[3] != v.shape[3]:
-        _need(spec, "value_dim", f"values of width {v.shape[3]} for keys of width {k.shape[3]}")
+    _, heads, length, _ = inputs.q.shape
+    _, key_heads, count, key_width = inputs.k.shape
+    _, value_heads, _, value_width = inputs.v.shape
+    if length != count:
+        _need(spec, "cross", f"{length} queries on {count} keys")
+    if key_heads != heads or value_heads != heads:
+        _need(spec, "grouped_heads", f"{heads} query heads on {key_heads} key heads")
+    if key_width != value_width:
+        _need(spec, "value_dim", f"values of width {value_width} for keys of width {key_width}")
     if scale is not None:
         _need(spec, "scale", "a score scale")
     if generator is not None:

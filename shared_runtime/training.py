@@ -27,6 +27,7 @@ from shared_runtime.domain import Prepared
 from shared_runtime.errors import DataError, Interrupted, UsageError
 from shared_runtime.interruption import Interruption
 from shared_runtime.loader import BatchLoader
+from shared_runtime.memory import keep_freed_memory
 from shared_runtime.progress import ProgressLine
 from shared_runtime.run_folder import RunFolder
 from shared_runtime.selection import Selection
@@ -88,6 +89,7 @@ def fit(
         Interrupted: A signal stopped training after a checkpoint.
     """
     start = time.monotonic()
+    keep_freed_memory()
     _check(prepared, training, device)
     identity = _identity(training, seed, prepared)
     selection = Selection(

@@ -195,10 +195,9 @@ class MultiHeadAttention(nn.Module):
             offset: Position of the first step of `x`.
         """
         if context is None:
-            fused = self.project_in(x)
-            q_heads = self.query_width // self.head_dim
+            q_heads = 0 if self.spec.family == "recurrent" else self.num_heads
             counts = (q_heads, self.num_kv_heads, self.num_kv_heads)
-            q, k, v = self._heads(fused).split_with_sizes(counts, dim=1)
+            q, k, v = self._heads(self.project_in(x)).split_with_sizes(counts, dim=1)
         else:
             if self.positions is not None:
                 raise UnsupportedError(

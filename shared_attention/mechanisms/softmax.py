@@ -60,9 +60,12 @@ def _sdpa(
     bias: Tensor | None,
     scale: float | None,
 ) -> Tensor:
-    if k.shape[1] != v.shape[1]:
-        k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
-    grouped = k.shape[1] != q.shape[1]
+    heads, key_heads = q.shape[1], k.shape[1]
+    if key_heads != v.shape[1]:
+        k, v, key_heads = expand_heads(k, heads), expand_heads(v, heads), heads
+    grouped = key_heads != heads
+    if mask is None and bias is None:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
     parts = masks.split(mask)
     simple = parts.window is None and parts.keys is None and parts.rest is None and bias is None
     if simple and (not parts.causal or q.shape[2] in (1, k.shape[2])):
