@@ -56,6 +56,9 @@ class Capabilities:
     """The function takes `generator`; the same seed gives the same output."""
     train_eval_differs: bool = False
     """The module behaves differently in training, apart from dropout."""
+    input_aware: bool = False
+    """The module takes `inputs [B, H, L, D]`, the layer's input split by heads, in `forward`,
+    `output`, `prefill` and `step`; where None, the queries stand in for it."""
     linear_in_v: bool = True
     """out = A(q, k) v, so the effective attention matrix is A(q, k) applied to the identity."""
 
@@ -140,7 +143,8 @@ class MechanismSpec:
     function: Callable[..., Tensor] | None = None
     """None for mechanisms with parameters: those come from `build`."""
     module: Callable[..., nn.Module] | None = None
-    """`module(num_heads=, head_dim=, **options)` for mechanisms with parameters."""
+    """`module(num_heads=, head_dim=, **options)` for mechanisms with parameters. Where it claims
+    `aux` it has `output(q, k, v, mask=None, bias=None, *, need=()) -> AttentionOutput`."""
     implementations: tuple[Backend, ...] = ()
     """Backends in order of preference; empty: `function` is the only one, named eager."""
     rich: Callable[..., Any] | None = None

@@ -12,7 +12,11 @@ from shared_attention import masks
 from shared_attention.inputs import Inputs, check_inputs
 from shared_attention.masks import Mask
 from shared_attention.mechanisms import flex
-from shared_attention.mechanisms.kv_state import KeyValueState, empty_state
+from shared_attention.mechanisms.kv_state import (
+    KeyValueState,
+    continue_attention,
+    empty_state,
+)
 from shared_attention.primitives.attend import attend, log_sum_exp
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.hidden import blank_hidden
@@ -140,9 +144,7 @@ def prefill_softmax(
     Returns:
         `(out [B, H, L, Dv], state)`.
     """
-    state = state.extended(k, v, mask)
-    seen = masks.causal() if state.valid is None else masks.causal() & masks.keys(state.valid)
-    return softmax_attention(q, state.k, state.v, mask=seen, scale=scale), state
+    return continue_attention(softmax_attention, q, k, v, state, mask=mask, scale=scale)
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, **rest: Any) -> Tensor:

@@ -6,7 +6,11 @@ from torch import Tensor
 
 from shared_attention import masks
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState, empty_state
+from shared_attention.mechanisms.kv_state import (
+    KeyValueState,
+    continue_attention,
+    empty_state,
+)
 from shared_attention.mechanisms.softmax import softmax_attention
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.local_blocks import local_blocks, worth_blocking
@@ -87,9 +91,9 @@ def prefill_window(
     Returns:
         `(out [B, H, L, Dv], state)`.
     """
-    state = state.extended(k, v, mask)
-    seen = masks.causal() if state.valid is None else masks.causal() & masks.keys(state.valid)
-    out = window_attention(q, state.k, state.v, mask=seen, scale=scale, left=left)
+    out, state = continue_attention(
+        window_attention, q, k, v, state, mask=mask, scale=scale, left=left
+    )
     return out, state.last(left)
 
 
