@@ -21,6 +21,8 @@ BUILT_IN = (
     "auto_correlation",
     "flow",
     "scan",
+    "log_n",
+    "temp_scale",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
