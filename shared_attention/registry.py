@@ -23,6 +23,8 @@ BUILT_IN = (
     "scan",
     "log_n",
     "temp_scale",
+    "selective",
+    "gated",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
