@@ -18,6 +18,9 @@ Normaliser = Callable[[Tensor], Tensor]
 def softmax(scores: Tensor) -> Tensor:
     """Softmax over the last dimension; a row without a finite score gives zeros."""
     empty = empty_rows(scores)
+    on_processor = scores.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_processor and not empty.any():
+        return torch.softmax(scores, dim=-1)
     return torch.softmax(scores.masked_fill(empty, 0), dim=-1).masked_fill(empty, 0)
 
 
@@ -30,7 +33,9 @@ def log_sum_exp(scores: Tensor) -> Tensor:
 
 def empty_rows(scores: Tensor) -> Tensor:
     """Say which rows have nothing to attend to; bool `[..., 1]`."""
-    return (scores == -math.inf).all(dim=-1, keepdim=True)
+    if scores.shape[-1] == 0:
+        return torch.ones_like(scores[..., :1], dtype=torch.bool)
+    return scores.detach().amax(dim=-1, keepdim=True) == -math.inf
 
 
 def scores_of(
