@@ -25,6 +25,8 @@ BUILT_IN = (
     "temp_scale",
     "selective",
     "gated",
+    "clipped_softmax",
+    "lssar",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
