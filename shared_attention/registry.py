@@ -27,6 +27,7 @@ BUILT_IN = (
     "gated",
     "clipped_softmax",
     "lssar",
+    "mixture_of_heads",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
