@@ -18,7 +18,7 @@ from shared_attention.mechanisms.kv_state import (
     empty_state,
 )
 from shared_attention.primitives.attend import attend, log_sum_exp
-from shared_attention.primitives.heads import expand_heads
+from shared_attention.primitives.heads import match_heads
 from shared_attention.primitives.hidden import blank_hidden
 from shared_attention.primitives.local_blocks import local_blocks, worth_blocking
 from shared_attention.references.softmax import reference_softmax
@@ -64,11 +64,13 @@ def _sdpa(
     bias: Tensor | None,
     scale: float | None,
 ) -> Tensor:
-    if k.shape[1] != v.shape[1]:
-        k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
-    grouped = k.shape[1] != q.shape[1]
     parts = masks.split(mask)
     simple = parts.window is None and parts.keys is None and parts.rest is None and bias is None
+    if k.shape[1] != v.shape[1]:
+        if simple and q.shape[2] == 1:
+            return attend(q, k, v, scale=scale)[0]
+        k, v = match_heads(k, v)
+    grouped = k.shape[1] != q.shape[1]
     if simple and (not parts.causal or q.shape[2] in (1, k.shape[2])):
         causal = parts.causal and q.shape[2] > 1
         return F.scaled_dot_product_attention(
@@ -154,7 +156,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, **rest: Any
     right = 0 if parts.causal else right
     assert left is not None and right is not None
     if k.shape[1] != v.shape[1]:
-        k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
+        k, v = match_heads(k, v)
     return local_blocks(q, k, v, left=left, right=right, keys=parts.keys, scale=scale)
 
 

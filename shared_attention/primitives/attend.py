@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from shared_attention.primitives.heads import expand_heads
+from shared_attention.primitives.heads import grouped_product
 from shared_attention.primitives.hidden import blank_hidden
 
 Normaliser = Callable[[Tensor], Tensor]
@@ -51,7 +51,7 @@ def scores_of(
         scale: Defaults to 1 / sqrt(D).
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scores = (q * scale) @ expand_heads(k, q.shape[1]).transpose(-2, -1)
+    scores = grouped_product(q * scale, k.transpose(-2, -1))
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     return scores if mask is None else scores.masked_fill(~mask, -math.inf)
@@ -86,4 +86,4 @@ def attend(
         k, v = blank_hidden(k, v, mask)
     scores = scores_of(q, k, mask=mask, bias=bias, scale=scale)
     weights = normaliser(scores)
-    return weights @ expand_heads(v, q.shape[1]), weights, scores
+    return grouped_product(weights, v), weights, scores

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attention.masks import Mask, split
-from shared_attention.primitives.heads import expand_heads
+from shared_attention.primitives.heads import match_heads
 from shared_attention.primitives.hidden import blank_masked
 
 CAUSAL_ROWS = 128
@@ -132,7 +132,7 @@ def _attend(
 ) -> Tensor:
     count, step, ends = k.shape[2], q.shape[2], [k.shape[2]]
     if k.shape[1] != v.shape[1]:
-        k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
+        k, v = match_heads(k, v)
     if split(mask).causal:
         step = CAUSAL_ROWS
         last = where.position.flatten(0, 1).amax(0) + (count - length + 1)
