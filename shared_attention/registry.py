@@ -28,6 +28,7 @@ BUILT_IN = (
     "clipped_softmax",
     "lssar",
     "mixture_of_heads",
+    "diff_qkv",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
