@@ -102,8 +102,10 @@ class GatedAttention(nn.Module):
         if self.hidden_weight is not None and self.hidden_bias is not None:
             x = torch.relu(x @ self.hidden_weight + self.hidden_bias[:, None])
         if self.gate == "all_heads":
-            x = x.transpose(1, 2).flatten(2)[:, None]
-        return torch.sigmoid(x @ self.weight[..., None] + self.bias[:, None, None])
+            logits = (x.transpose(1, 2).flatten(2) @ self.weight.T).mT[..., None]
+        else:
+            logits = x @ self.weight[..., None]
+        return torch.sigmoid(logits + self.bias[:, None, None])
 
     def init_state(
         self, batch: int, kv_heads: int, key_dim: int, value_dim: int, **place: Any

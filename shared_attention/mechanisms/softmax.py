@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attention import masks
@@ -18,6 +17,7 @@ from shared_attention.mechanisms.kv_state import (
     empty_state,
 )
 from shared_attention.primitives.attend import attend, log_sum_exp
+from shared_attention.primitives.fused import fused_attention
 from shared_attention.primitives.heads import match_heads
 from shared_attention.primitives.hidden import blank_hidden
 from shared_attention.primitives.local_blocks import local_blocks, worth_blocking
@@ -70,12 +70,9 @@ def _sdpa(
         if simple and q.shape[2] == 1:
             return attend(q, k, v, scale=scale)[0]
         k, v = match_heads(k, v)
-    grouped = k.shape[1] != q.shape[1]
     if simple and (not parts.causal or q.shape[2] in (1, k.shape[2])):
         causal = parts.causal and q.shape[2] > 1
-        return F.scaled_dot_product_attention(
-            q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped
-        )
+        return fused_attention(q, k, v, causal=causal, scale=scale)
     allowed = None
     if mask is not None:
         allowed = mask.to_dense(q.shape[2], k.shape[2], q.device)
@@ -85,9 +82,7 @@ def _sdpa(
     if bias is not None:
         allowed = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
         allowed = allowed.to(q.dtype).expand(*(1,) * (4 - allowed.dim()), *allowed.shape)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed, scale=scale, enable_gqa=grouped
-    )
+    return fused_attention(q, k, v, mask=allowed, scale=scale)
 
 
 def eager_softmax_attention(

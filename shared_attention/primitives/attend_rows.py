@@ -6,10 +6,10 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attention.masks import Mask, split
+from shared_attention.primitives.fused import fused_attention
 from shared_attention.primitives.heads import match_heads
 from shared_attention.primitives.hidden import blank_masked
 
@@ -146,13 +146,5 @@ def _attend(
             full = bias[(None,) * (4 - bias.dim())].expand(-1, -1, -1, count)
             added = where.rows(full[..., :end], part).to(q.dtype)
             allowed = added if allowed is None else added.masked_fill(~allowed, -math.inf)
-        outs.append(
-            F.scaled_dot_product_attention(
-                q[:, :, part],
-                k[:, :, :end],
-                v[:, :, :end],
-                attn_mask=allowed,
-                enable_gqa=k.shape[1] != q.shape[1],
-            )
-        )
+        outs.append(fused_attention(q[:, :, part], k[:, :, :end], v[:, :, :end], mask=allowed))
     return torch.cat(outs, dim=2)

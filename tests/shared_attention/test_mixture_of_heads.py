@@ -98,13 +98,13 @@ def test_skipping_passes_the_conformance_kit(monkeypatch):
 def test_rows_that_no_token_takes_are_not_computed(monkeypatch):
     q, k, v, _ = draw()
     computed = []
-    fused = rows.F.scaled_dot_product_attention
+    fused = rows.fused_attention
 
     def count(q, k, v, **options):
         computed.append(q.shape[0] * q.shape[1] * q.shape[2])
         return fused(q, k, v, **options)
 
-    monkeypatch.setattr(rows.F, "scaled_dot_product_attention", count)
+    monkeypatch.setattr(rows, "fused_attention", count)
     chosen = torch.zeros(2, 4, 200, dtype=torch.bool)
     chosen[:, 0] = True
     chosen[0, 2, 7] = True
