@@ -40,7 +40,7 @@ def attention_matrix(
         bias: As for `attention`.
         scale: As for `attention`.
         generator: As for `attention`.
-        **options: Options of the mechanism.
+        **options: Options of the mechanism; of a module, further arguments of its call.
 
     Returns:
         `[B, H, L, S]`; differentiable.
@@ -48,11 +48,11 @@ def attention_matrix(
     Raises:
         UnsupportedError: The mechanism is not linear in v.
     """
-    arguments: dict[str, Any] = {"mask": mask}
+    arguments: dict[str, Any] = {"mask": mask, **options}
     if isinstance(mechanism, str):
         if not find(mechanism).supports("linear_in_v"):
             raise unsupported(mechanism, "linear_in_v", "an effective attention matrix")
-        arguments |= {"mechanism": mechanism, "scale": scale, "generator": generator, **options}
+        arguments |= {"mechanism": mechanism, "scale": scale, "generator": generator}
     call: Callable[..., Tensor] = attention if isinstance(mechanism, str) else mechanism
     if q is not None:
         arguments["bias"] = bias

@@ -105,6 +105,22 @@ def _explain(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise ValueError(f"attention: k has length {count} but v has {v.shape[2]}")
 
 
+def layer_input(mechanism: str, inputs: Tensor | None, q: Tensor) -> Tensor:
+    """Return the layer's input split by heads, `[B, H, L, D]`; the queries where it is None.
+
+    Raises:
+        ValueError: It has another shape than the queries.
+    """
+    if inputs is None:
+        return q
+    if inputs.shape != q.shape:
+        raise ValueError(
+            f"{mechanism}: inputs has shape {list(inputs.shape)}, "
+            f"expected that of q, {list(q.shape)}"
+        )
+    return inputs
+
+
 def _check_bias(bias: Tensor, shape: tuple[int, int, int, int]) -> None:
     if not bias.is_floating_point():
         raise ValueError(

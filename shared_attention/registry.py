@@ -21,6 +21,14 @@ BUILT_IN = (
     "auto_correlation",
     "flow",
     "scan",
+    "log_n",
+    "temp_scale",
+    "selective",
+    "gated",
+    "clipped_softmax",
+    "lssar",
+    "mixture_of_heads",
+    "diff_qkv",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 

@@ -74,6 +74,9 @@ class Capabilities:
     """The module behaves differently in training, apart from dropout."""
     fixed_size: bool = False
     """Inputs must have the length or grid that an option names."""
+    input_aware: bool = False
+    """The module takes `inputs [B, H, L, D]`, the layer's input split by heads, in `forward`,
+    `output`, `prefill` and `step`; where None, the queries stand in for it."""
     linear_in_v: bool = True
     """out = A(q, k) v, so the effective attention matrix is A(q, k) applied to the identity."""
 
@@ -164,7 +167,9 @@ class MechanismSpec:
     """None for mechanisms with parameters: those come from `build`."""
     module: Callable[..., nn.Module] | None = None
     """`module(num_heads=, head_dim=, **options)` for mechanisms with parameters, or
-    `module(channels=, **options)` for families other than attention and recurrent."""
+    `module(channels=, **options)` for families other than attention and recurrent. Where a module
+    of family attention claims `aux` it has `output(q, k, v, mask=None, bias=None, *, need=())
+    -> AttentionOutput`."""
     implementations: tuple[Backend, ...] = ()
     """Backends in order of preference; empty: `function` is the only one, named eager."""
     rich: Callable[..., Any] | None = None

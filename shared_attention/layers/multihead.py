@@ -15,6 +15,7 @@ from shared_attention.layers.streaming import continue_stream
 from shared_attention.linear import Linear, linear
 from shared_attention.masks import Mask
 from shared_attention.module import Attention
+from shared_attention.refusal import refuse_needs
 from shared_attention.registry import find
 from shared_attention.result import AttentionOutput
 from shared_attention.spec import MechanismSpec
@@ -145,13 +146,15 @@ class MultiHeadAttention(nn.Module):
                     "MultiHeadAttention: a cache continues self-attention; "
                     "it takes neither context nor bias"
                 )
-            out = continue_stream(self.spec, self.mechanism, q, k, v, mask, cache)
+            out = continue_stream(
+                self.spec, self.mechanism, q, k, v, mask, cache, **self._inputs(x)
+            )
         elif q is None:
             if bias is not None:
                 raise UnsupportedError(f"MultiHeadAttention: {self.spec.name} takes no bias")
             out = self.mechanism(k, v, mask=mask)
         else:
-            out = self.mechanism(q, k, v, mask=mask, bias=bias)
+            out = self.mechanism(q, k, v, mask=mask, bias=bias, **self._inputs(x))
         return self._join(out)
 
     def output(
@@ -166,20 +169,25 @@ class MultiHeadAttention(nn.Module):
         """As `forward`, with what `need` names: see `attention_output`.
 
         Raises:
-            UnsupportedError: The mechanism cannot give it; mechanisms with parameters give
-                weights only, through `shared_attention.explain.capture`.
+            UnsupportedError: The mechanism cannot give it; mechanisms with parameters give what
+                their own `output` gives, and weights through `shared_attention.explain.capture`.
         """
         from shared_attention.dispatch import attention_output
 
         q, k, v = self.project(x, context, 0)
-        if q is None or not isinstance(self.mechanism, Attention):
-            raise UnsupportedError(
-                f"MultiHeadAttention: {self.spec.name} has parameters and gives its output only; "
-                "shared_attention.explain.capture records its effective weights"
+        if q is not None and isinstance(self.mechanism, Attention):
+            rich = attention_output(
+                q, k, v, self.spec.name, mask, bias, need=need, **self.mechanism.options
             )
-        rich = attention_output(
-            q, k, v, self.spec.name, mask, bias, need=need, **self.mechanism.options
-        )
+        else:
+            give: Any = getattr(self.mechanism, "output", None)
+            if q is None or give is None:
+                raise UnsupportedError(
+                    f"MultiHeadAttention: {self.spec.name} has parameters and gives its output "
+                    "only; shared_attention.explain.capture records its effective weights"
+                )
+            refuse_needs(self.spec, frozenset(need))
+            rich = give(q, k, v, mask=mask, bias=bias, need=need, **self._inputs(x))
         return AttentionOutput(
             self._join(rich.out), rich.weights, rich.lse, rich.state, rich.aux, rich.backend
         )
@@ -222,6 +230,11 @@ class MultiHeadAttention(nn.Module):
         )
         k, v = linear(context, kv_weight, biases[1]).chunk(2, dim=-1)
         return self._heads(linear(x, q_weight, biases[0])), self._heads(k), self._heads(v)
+
+    def _inputs(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the layer's input split by heads for mechanisms that take it and if it fits."""
+        fits = self.d_model == self.num_heads * self.head_dim
+        return {"inputs": self._heads(x)} if fits and self.spec.supports("input_aware") else {}
 
     def _heads(self, x: Tensor) -> Tensor:
         """Lay `[B, L, heads * D]` out as `[B, heads, L, D]` without copying."""

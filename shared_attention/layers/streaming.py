@@ -21,6 +21,7 @@ def continue_stream(
     v: Tensor,
     mask: Mask | None,
     cache: KeyValueCache,
+    **inputs: Tensor,
 ) -> Tensor:
     """Attend causally from new positions to all that the cache has seen, and update it.
 
@@ -32,6 +33,7 @@ def continue_stream(
         v: `[B, Hk, L, D]`.
         mask: None or `masks.causal()`, with `masks.keys(valid)` of the new positions.
         cache: What was seen before.
+        **inputs: What the mechanism's `prefill` takes besides.
 
     Returns:
         `[B, H, L, D]`.
@@ -52,7 +54,7 @@ def continue_stream(
         state = cache.state
         if state is None:
             state = stream.init_state(batch, kv_heads, key_dim, v.shape[3], **place)
-        out, cache.state = stream.prefill(q, k, v, state, mask=padding)
+        out, cache.state = stream.prefill(q, k, v, state, mask=padding, **inputs)
     cache.length += k.shape[2]
     return out
 

@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from shared_attention.inputs import Inputs
 from shared_attention.masks import Mask
-from shared_attention.primitives.heads import expand_heads
+from shared_attention.primitives.heads import match_heads
 from shared_attention.primitives.hidden import blank_hidden
 
 _block_masks: WeakKeyDictionary[Mask, dict[tuple[Any, ...], BlockMask]] = WeakKeyDictionary()
@@ -58,7 +58,7 @@ def flex_softmax_attention(
     batch, heads, length, _ = q.shape
     count = k.shape[2]
     if k.shape[1] != v.shape[1]:
-        k, v = expand_heads(k, heads), expand_heads(v, heads)
+        k, v = match_heads(k, v)
     block_mask = None
     if mask is not None:
         block_mask = to_flex(mask, batch, heads, length, count, q.device)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from shared_attention import masks
 from shared_attention.masks import Keys, Mask
 
 
@@ -58,6 +60,35 @@ def empty_state(
     k = torch.empty(batch, kv_heads, 0, key_dim, dtype=dtype, device=device)
     v = torch.empty(batch, kv_heads, 0, value_dim, dtype=dtype, device=device)
     return KeyValueState(k, v, None)
+
+
+def continue_attention(
+    function: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: KeyValueState,
+    *,
+    mask: Mask | None = None,
+    **options: Any,
+) -> tuple[Tensor, KeyValueState]:
+    """Prefill, and step, of every mechanism whose state is the keys and values seen so far.
+
+    Args:
+        function: The mechanism, called causally as `function(q, k, v, mask=, **options)`.
+        q: `[B, H, L, Dk]`, the new positions.
+        k: `[B, Hk, L, Dk]`.
+        v: `[B, Hv, L, Dv]`.
+        state: From `empty_state` or an earlier call.
+        mask: `masks.keys` of the new positions, or None.
+        **options: Passed on.
+
+    Returns:
+        `(out [B, H, L, Dv], state)`.
+    """
+    state = state.extended(k, v, mask)
+    seen = masks.causal() if state.valid is None else masks.causal() & masks.keys(state.valid)
+    return function(q, state.k, state.v, mask=seen, **options), state
 
 
 def _all_true(x: Tensor) -> Tensor:

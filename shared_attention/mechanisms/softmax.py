@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attention import masks
 from shared_attention.inputs import Inputs, check_inputs
 from shared_attention.masks import Mask
 from shared_attention.mechanisms import flex
-from shared_attention.mechanisms.kv_state import KeyValueState, empty_state
+from shared_attention.mechanisms.kv_state import (
+    KeyValueState,
+    continue_attention,
+    empty_state,
+)
 from shared_attention.primitives.attend import attend, log_sum_exp
-from shared_attention.primitives.heads import expand_heads
+from shared_attention.primitives.fused import fused_attention
+from shared_attention.primitives.heads import match_heads
 from shared_attention.primitives.hidden import blank_hidden
 from shared_attention.primitives.local_blocks import local_blocks, worth_blocking
 from shared_attention.references.softmax import reference_softmax
@@ -60,19 +64,15 @@ def _sdpa(
     bias: Tensor | None,
     scale: float | None,
 ) -> Tensor:
-    heads, key_heads = q.shape[1], k.shape[1]
-    if key_heads != v.shape[1]:
-        k, v, key_heads = expand_heads(k, heads), expand_heads(v, heads), heads
-    grouped = key_heads != heads
-    if mask is None and bias is None:
-        return F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
     parts = masks.split(mask)
     simple = parts.window is None and parts.keys is None and parts.rest is None and bias is None
+    if k.shape[1] != v.shape[1]:
+        if simple and q.shape[2] == 1:
+            return attend(q, k, v, scale=scale)[0]
+        k, v = match_heads(k, v)
     if simple and (not parts.causal or q.shape[2] in (1, k.shape[2])):
         causal = parts.causal and q.shape[2] > 1
-        return F.scaled_dot_product_attention(
-            q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped
-        )
+        return fused_attention(q, k, v, causal=causal, scale=scale)
     allowed = None
     if mask is not None:
         allowed = mask.to_dense(q.shape[2], k.shape[2], q.device)
@@ -82,9 +82,7 @@ def _sdpa(
     if bias is not None:
         allowed = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
         allowed = allowed.to(q.dtype).expand(*(1,) * (4 - allowed.dim()), *allowed.shape)
-    return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=allowed, scale=scale, enable_gqa=grouped
-    )
+    return fused_attention(q, k, v, mask=allowed, scale=scale)
 
 
 def eager_softmax_attention(
@@ -143,9 +141,7 @@ def prefill_softmax(
     Returns:
         `(out [B, H, L, Dv], state)`.
     """
-    state = state.extended(k, v, mask)
-    seen = masks.causal() if state.valid is None else masks.causal() & masks.keys(state.valid)
-    return softmax_attention(q, state.k, state.v, mask=seen, scale=scale), state
+    return continue_attention(softmax_attention, q, k, v, state, mask=mask, scale=scale)
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, **rest: Any) -> Tensor:
@@ -155,7 +151,7 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, **rest: Any
     right = 0 if parts.causal else right
     assert left is not None and right is not None
     if k.shape[1] != v.shape[1]:
-        k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
+        k, v = match_heads(k, v)
     return local_blocks(q, k, v, left=left, right=right, keys=parts.keys, scale=scale)
 
 

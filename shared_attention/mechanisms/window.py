@@ -6,9 +6,13 @@ from torch import Tensor
 
 from shared_attention import masks
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState, empty_state
+from shared_attention.mechanisms.kv_state import (
+    KeyValueState,
+    continue_attention,
+    empty_state,
+)
 from shared_attention.mechanisms.softmax import softmax_attention
-from shared_attention.primitives.heads import expand_heads
+from shared_attention.primitives.heads import match_heads
 from shared_attention.primitives.local_blocks import local_blocks, worth_blocking
 from shared_attention.references.softmax import reference_window
 from shared_attention.refusal import accept
@@ -57,7 +61,7 @@ def window_attention(
         band = band if parts.keys is None else band & masks.keys(parts.keys)
         return softmax_attention(q, k, v, mask=band, scale=scale)
     if k.shape[1] != v.shape[1]:
-        k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
+        k, v = match_heads(k, v)
     return local_blocks(q, k, v, left=left, right=right, keys=parts.keys, scale=scale)
 
 
@@ -87,9 +91,9 @@ def prefill_window(
     Returns:
         `(out [B, H, L, Dv], state)`.
     """
-    state = state.extended(k, v, mask)
-    seen = masks.causal() if state.valid is None else masks.causal() & masks.keys(state.valid)
-    out = window_attention(q, state.k, state.v, mask=seen, scale=scale, left=left)
+    out, state = continue_attention(
+        window_attention, q, k, v, state, mask=mask, scale=scale, left=left
+    )
     return out, state.last(left)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from shared_attention.primitives.heads import expand_heads
+from shared_attention.primitives.heads import grouped_product
 from shared_attention.primitives.hidden import blank_hidden
 
 Normaliser = Callable[[Tensor], Tensor]
@@ -18,6 +18,9 @@ Normaliser = Callable[[Tensor], Tensor]
 def softmax(scores: Tensor) -> Tensor:
     """Softmax over the last dimension; a row without a finite score gives zeros."""
     empty = empty_rows(scores)
+    on_processor = scores.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_processor and not empty.any():
+        return torch.softmax(scores, dim=-1)
     return torch.softmax(scores.masked_fill(empty, 0), dim=-1).masked_fill(empty, 0)
 
 
@@ -30,7 +33,9 @@ def log_sum_exp(scores: Tensor) -> Tensor:
 
 def empty_rows(scores: Tensor) -> Tensor:
     """Say which rows have nothing to attend to; bool `[..., 1]`."""
-    return (scores == -math.inf).all(dim=-1, keepdim=True)
+    if scores.shape[-1] == 0:
+        return torch.ones_like(scores[..., :1], dtype=torch.bool)
+    return scores.detach().amax(dim=-1, keepdim=True) == -math.inf
 
 
 def scores_of(
@@ -46,7 +51,7 @@ def scores_of(
         scale: Defaults to 1 / sqrt(D).
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scores = (q * scale) @ expand_heads(k, q.shape[1]).transpose(-2, -1)
+    scores = grouped_product(q * scale, k.transpose(-2, -1))
     if bias is not None:
         scores = scores + bias.to(scores.dtype)
     return scores if mask is None else scores.masked_fill(~mask, -math.inf)
@@ -81,4 +86,4 @@ def attend(
         k, v = blank_hidden(k, v, mask)
     scores = scores_of(q, k, mask=mask, bias=bias, scale=scale)
     weights = normaliser(scores)
-    return weights @ expand_heads(v, q.shape[1]), weights, scores
+    return grouped_product(weights, v), weights, scores

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from shared_attention.masks import Mask, split
+
 
 def blank_hidden(k: Tensor, v: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     """Set keys and values that no query sees to zero.
@@ -17,6 +19,20 @@ def blank_hidden(k: Tensor, v: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]
     """
     seen = visible.any(dim=-2)
     return _blank(k, seen), _blank(v, seen)
+
+
+def blank_masked(k: Tensor, v: Tensor, mask: Mask | None, length: int) -> tuple[Tensor, Tensor]:
+    """Set keys and values to zero that `mask` hides from all of `length` queries as padding.
+
+    For mechanisms that compute with keys before they attend. Keys that only causality or a
+    window hides are left: they are part of the sequence.
+    """
+    parts = split(mask)
+    if mask is not None and parts.rest is not None:
+        return blank_hidden(k, v, mask.to_dense(length, k.shape[2], k.device))
+    if parts.keys is not None:
+        return blank_hidden(k, v, parts.keys[:, None, None, :])
+    return k, v
 
 
 def _blank(x: Tensor, seen: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared_attention.primitives.fused import fused_attention
+
 SMALLEST_BLOCK = 32
 
 
@@ -41,7 +43,7 @@ def local_blocks(
     Returns:
         `[B, H, L, Dv]`; zero for queries that see no key.
     """
-    batch, heads, length, _ = q.shape
+    batch, _, length, _ = q.shape
     count = k.shape[2]
     block = max((left + right) // 4, SMALLEST_BLOCK)
     blocks = -(-length // block)
@@ -63,9 +65,7 @@ def local_blocks(
     q = F.pad(q, (0, 0, 0, blocks * block - length))
     q = q.unflatten(2, (blocks, block)).transpose(1, 2).flatten(0, 1)
     k, v = (_around(x, before, after, span, block) for x in (k, v))
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, scale=scale, enable_gqa=k.shape[1] != heads
-    )
+    out = fused_attention(q, k, v, mask=mask, scale=scale)
     out = out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
     return out[:, :, :length]
 
