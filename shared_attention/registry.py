@@ -16,6 +16,7 @@ ENTRY_POINTS = "shared_attention.mechanisms"
 BUILT_IN = (
     "softmax",
     "window",
+    "sink_window",
     "linear",
     "prob_sparse",
     "auto_correlation",
