@@ -17,6 +17,7 @@ BUILT_IN = (
     "softmax",
     "window",
     "sink_window",
+    "landmark",
     "linear",
     "prob_sparse",
     "auto_correlation",
