@@ -18,6 +18,8 @@ BUILT_IN = (
     "window",
     "sink_window",
     "landmark",
+    "routing",
+    "core_context",
     "linear",
     "prob_sparse",
     "auto_correlation",

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SMALLEST_BLOCK = 32
+LANES = 16
+"""Keys per block are a multiple of this, for which processors' kernels are a fifth faster."""
 
 
 class Beside(NamedTuple):
@@ -64,7 +66,7 @@ def local_blocks(
     count = k.shape[2]
     block = max((left + right) // 4, SMALLEST_BLOCK)
     blocks = -(-length // block)
-    span = block + left + right
+    span = -(-(block + left + right) // LANES) * LANES
     before = left - (count - length)
     after = (blocks - 1) * block + span - before - count
     spare = blocks * block - length
@@ -96,8 +98,9 @@ def local_blocks(
     k, v = (_around(x, before, after, span, block) for x in (k, v))
     if beside is not None:
         k, v = (_join(x, extra, blocks) for x, extra in ((k, beside.k), (v, beside.v)))
+    added = 1 - mask.to(q.dtype).reciprocal()
     out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, scale=scale, enable_gqa=k.shape[1] != heads
+        q, k, v, attn_mask=added, scale=scale, enable_gqa=k.shape[1] != heads
     )
     out = out.unflatten(0, (batch, blocks)).transpose(1, 2).flatten(2, 3)
     return out[:, :, :length]

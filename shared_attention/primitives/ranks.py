@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared_attention.primitives.topk import gather
+
 
 def real_first(valid: Tensor) -> Tensor:
     """Return positions `[B, S]` with the real ones first, otherwise in order.
@@ -18,7 +20,7 @@ def real_first(valid: Tensor) -> Tensor:
 
 def take(x: Tensor, order: Tensor) -> Tensor:
     """Read positions `order [B, S']` of `x [B, H, S, D]`."""
-    return torch.take_along_dim(x, order[:, None, :, None], dim=2)
+    return gather(x, order[:, None].expand(-1, x.shape[1], -1))
 
 
 def put_back(x: Tensor, order: Tensor) -> Tensor:
