@@ -20,6 +20,7 @@ BUILT_IN = (
     "landmark",
     "routing",
     "core_context",
+    "hyper",
     "linear",
     "prob_sparse",
     "auto_correlation",

@@ -123,8 +123,8 @@ SPEC = MechanismSpec(
     title="Core context aware attention",
     paper="Chen et al., Core Context Aware Transformers for Long Context Language Modeling, "
     "ICML 2025 (arXiv:2412.12465)",
-    equation="out_i = softmax(q_i [k̄_1 .. k̄_m, k_{gm+1} .. k_i]ᵀ / √d) [v̄_1 .. v̄_m, v_{gm+1} .. v_i], "
-    "m = ⌊(i - local) / g⌋",
+    equation="out_i = softmax(q_i [k̄_1 .. k̄_m, k_{gm+1} .. k_i]ᵀ / √d) "
+    "[v̄_1 .. v̄_m, v_{gm+1} .. v_i], m = ⌊(i - local) / g⌋",
     complexity="O(L · (local + L / group) · d): quadratic divided by the group size",
     when_to_use="Long causal sequences where distant context is redundant but must stay in reach.",
     correctness="No official code; against the paper's equations query by query in float64.",
