@@ -16,6 +16,11 @@ ENTRY_POINTS = "shared_attention.mechanisms"
 BUILT_IN = (
     "softmax",
     "window",
+    "sink_window",
+    "landmark",
+    "routing",
+    "core_context",
+    "hyper",
     "linear",
     "prob_sparse",
     "auto_correlation",

@@ -25,5 +25,10 @@ def select(scores: Tensor, count: int, *, valid: Tensor | None = None) -> Tensor
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
-    """Read positions `index [B, H, n]` of `x [B, H, S, D]`; returns `[B, H, n, D]`."""
-    return torch.take_along_dim(x, index[..., None], dim=2)
+    """Read positions `index [B, H, n]` of `x [B, H, S, D]`; returns `[B, H, n, D]`.
+
+    Reads whole rows, several times as fast as `torch.gather` with an expanded index.
+    """
+    batch, heads, count, width = x.shape
+    first = torch.arange(batch * heads, device=x.device).view(batch, heads, 1) * count
+    return x.reshape(-1, width)[(index + first).flatten()].view(*index.shape, width)

@@ -1,0 +1,175 @@
+"""HyperAttention's parts: keys sorted by hash into blocks, and a weighted sample of the others."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared_attention.mechanisms.query_sparsity import WORD, random_keys
+from shared_attention.primitives.attend import log_sum_exp, softmax
+
+TILE = 64
+"""Queries of one key block that are computed together."""
+
+
+class Sketch(NamedTuple):
+    """How the attention matrix is approximated."""
+
+    block: int
+    """Keys per block."""
+    samples: int
+    """Keys sampled for the remainder."""
+    projections: Tensor
+    """Directions of the hash `[D, bits]`."""
+    seed: int | Tensor
+
+
+def hash_directions(width: int, bits: int, seed: int | Tensor, device: torch.device) -> Tensor:
+    """Draw Gaussian directions `[width, bits]` as a function of the seed alone."""
+    row = torch.arange(width, device=device)[:, None]
+    words = [_word(row, torch.arange(bits, device=device) + at, seed) for at in (0, bits)]
+    radius, angle = ((word.double() + 0.5) / 2**32 for word in words)
+    normal = (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()
+    return normal.to(torch.float32)
+
+
+def _word(row: Tensor, column: Tensor, seed: int | Tensor) -> Tensor:
+    """Hash to 32 bits."""
+    word = (row * 0x9E3779B1 + column * 0x85EBCA6B + ((seed * 0xC2B2AE35) & WORD) + 1) & WORD
+    for _ in range(2):
+        word = ((word ^ (word >> 16)) * 0x45D9F3B) & WORD
+    return word ^ (word >> 16)
+
+
+def hash_codes(x: Tensor, projections: Tensor) -> Tensor:
+    """Return the place of each vector's bucket in the Gray code, whose neighbours differ by a bit.
+
+    Args:
+        x: `[..., D]`.
+        projections: `[D, bits]`.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    bits = (x.detach().to(wide) @ projections.to(wide)) > 0
+    code = (bits.long() << torch.arange(bits.shape[-1], device=x.device)).sum(-1)
+    for shift in (1, 2, 4, 8):
+        code = code ^ (code >> shift)
+    return code
+
+
+def approximate(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    sketch: Sketch,
+    *,
+    rows: Tensor,
+    real: Tensor,
+    queries: Tensor | None,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Attend to the block of keys of similar hash and to a sample of all other keys.
+
+    Args:
+        q: `[N, L, D]`.
+        k: `[N, S, D]`, the real keys first.
+        v: `[N, S, Dv]`.
+        sketch: Sizes and seed of the approximation.
+        rows: Number of each of the N problems that their samples are drawn by, int64 `[N]`.
+        real: How many keys are real `[N]`.
+        queries: How many queries are real `[N]`; each then goes to the block at its own place
+            among them, as in the paper. None: to the last block that holds its hash, which
+            does not depend on other queries.
+        scale: Score scale.
+
+    Returns:
+        `(out [N, L, Dv], lse [N, L])`.
+    """
+    count, size = k.shape[1], sketch.block
+    blocks = -(-count // size)
+    last = 1 << sketch.projections.shape[1]
+    position = torch.arange(max(count, q.shape[1]), device=q.device)
+    codes = hash_codes(k, sketch.projections)
+    codes = codes.masked_fill(position[:count] >= real[:, None], last)
+    codes, order = codes.sort(dim=1, stable=True)
+    k, v = _rows(k, order), _rows(v, order)
+    wanted = hash_codes(q, sketch.projections)
+    if queries is None:
+        place = torch.searchsorted(codes, wanted, right=True) - 1
+        place = torch.minimum(place, real[:, None] - 1)
+    else:
+        wanted = wanted.masked_fill(position[: q.shape[1]] >= queries[:, None], last)
+        place = wanted.argsort(dim=1, stable=True).argsort(dim=1)
+        place = place * real[:, None] // queries[:, None].clamp(min=1)
+    home = (place // size).clamp(0, blocks - 1)
+    slots, owner = _tiles(home, blocks)
+
+    sampled = random_keys(rows[:, None], real[:, None], None, sketch.samples, sketch.seed)[:, 0]
+    far = (sampled // size)[:, None] != owner[..., None]
+    far = far & (real > 0)[:, None, None]
+    weight = real.clamp(min=1).to(k.dtype).log() - math.log(sketch.samples)
+    added = torch.where(far, weight[:, None, None], -torch.inf)
+    k, v = (F.pad(x, (0, 0, 0, blocks * size - count)).unflatten(1, (blocks, size)) for x in (k, v))
+    near = (owner[..., None] * size + torch.arange(size, device=q.device)) < real[:, None, None]
+
+    tiled = _rows(F.pad(q, (0, 0, 0, 1)), slots).unflatten(1, (-1, TILE)) * scale
+    near_k, near_v = _fetch(k, owner), _fetch(v, owner)
+    far_k, far_v = _rows(k.flatten(1, 2), sampled), _rows(v.flatten(1, 2), sampled)
+    near_scores = (tiled @ near_k.mT).masked_fill(~near[:, :, None], -torch.inf)
+    far_scores = (tiled.flatten(1, 2) @ far_k.mT).unflatten(1, (-1, TILE)) + added[:, :, None]
+    scores = torch.cat([near_scores, far_scores], dim=-1)
+    weights = softmax(scores)
+    out = weights[..., :size] @ near_v
+    out = out + (weights[..., size:].flatten(1, 2) @ far_v).unflatten(1, (-1, TILE))
+    lse = log_sum_exp(scores)
+    index = _inverse(slots, q.shape[1])
+    return _rows(out.flatten(1, 2), index), lse.flatten(1).gather(1, index)
+
+
+def _tiles(home: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
+    """Lay queries out in tiles of `TILE`, each of queries that go to one key block.
+
+    Args:
+        home: Block of each query, int64 `[N, L]`.
+        blocks: Number of blocks.
+
+    Returns:
+        Query in each slot `[N, T * TILE]`, L in slots that stay empty, and the block of each
+        tile `[N, T]`.
+    """
+    length = home.shape[1]
+    tiles = -(-length // TILE) + blocks
+    ids = torch.arange(blocks, device=home.device)
+    home, order = home.sort(dim=1, stable=True)
+    ends = torch.searchsorted(home, ids.expand(len(home), -1).contiguous(), right=True)
+    counts = ends.diff(dim=1, prepend=torch.zeros_like(ends[:, :1]))
+    filled = -(-counts // TILE)
+    tile_ends = filled.cumsum(1)
+    shift = (tile_ends - filled) * TILE - (ends - counts)
+    slot = torch.arange(length, device=home.device) + shift.gather(1, home)
+    slots = torch.full((len(home), tiles * TILE), length, device=home.device)
+    slots = slots.scatter(1, slot, order)
+    number = torch.arange(tiles, device=home.device).expand(len(home), -1).contiguous()
+    owner = torch.searchsorted(tile_ends, number, right=True).clamp(max=blocks - 1)
+    return slots, owner
+
+
+def _inverse(slots: Tensor, length: int) -> Tensor:
+    """Return the slot of each query `[N, L]`."""
+    slot = torch.arange(slots.shape[1], device=slots.device).expand_as(slots)
+    return slot.new_zeros(len(slots), length + 1).scatter(1, slots, slot)[:, :length]
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Read rows `index [N, n]` of `x [N, S, D]`."""
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return x.reshape(-1, x.shape[2])[index + first]
+
+
+def _fetch(x: Tensor, owner: Tensor) -> Tensor:
+    """Read blocks `owner [N, T]` of `x [N, M, b, D]`."""
+    first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1)[owner + first]
