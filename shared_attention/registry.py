@@ -21,6 +21,9 @@ BUILT_IN = (
     "auto_correlation",
     "flow",
     "scan",
+    "based",
+    "gated_linear",
+    "liger",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
