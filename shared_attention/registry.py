@@ -24,6 +24,7 @@ BUILT_IN = (
     "based",
     "gated_linear",
     "liger",
+    "neural_memory",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 

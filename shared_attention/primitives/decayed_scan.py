@@ -58,6 +58,17 @@ def decayed_scan(
     return out.flatten(2, 3)[:, :, :length], after
 
 
+def decay_matrix(log_decay: Tensor) -> Tensor:
+    """Return exp of the log decays after j up to t, zero for j > t: `[..., C, 1]` to `[..., C, C]`.
+
+    Each is a sum of its own terms, not a difference of running sums, so weak decays keep their
+    precision behind strong ones.
+    """
+    chunk = log_decay.shape[-2]
+    after = log_decay.expand(*log_decay.shape[:-1], chunk).tril(-1)
+    return after.cumsum(-2).exp().tril()
+
+
 def _within(q: Tensor, k: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights within each chunk, and the log decays to its ends.
 
