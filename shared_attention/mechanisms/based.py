@@ -178,7 +178,7 @@ SPEC = MechanismSpec(
     "tradeoff, ICML 2024 (arXiv:2402.18668)",
     equation="out_i = Σ_j w_ij v_j / Σ_j w_ij, w = 1 + s + s²/2, s = q_i k_jᵀ / √d",
     complexity="O(L · d² · Dv) time; constant memory per step when streaming",
-    when_to_use="Long sequences and streaming with recall; narrow keys (16) and a window beside it.",
+    when_to_use="Long sequences and streams with recall; narrow keys (16), a window beside it.",
     correctness="Against the matrix of weights in float64; equal to the official code.",
     capabilities=Capabilities(
         causal="exact",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -83,7 +84,7 @@ class NeuralMemory(nn.Module):
         widths = [head_dim, *[expansion * head_dim] * (depth - 1), head_dim]
         self.initial = nn.ParameterList(
             nn.Parameter(torch.randn(num_heads, a, b) / math.sqrt(a))
-            for a, b in zip(widths, widths[1:], strict=False)
+            for a, b in pairwise(widths)
         )
         self.gates = nn.Parameter(torch.randn(num_heads, head_dim, 3) / math.sqrt(head_dim))
         self.gate_bias = nn.Parameter(torch.tensor([0.0, 0.0, -7.0]).repeat(num_heads, 1, 1))
