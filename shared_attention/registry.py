@@ -25,6 +25,7 @@ BUILT_IN = (
     "gated_linear",
     "liger",
     "neural_memory",
+    "agent",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 

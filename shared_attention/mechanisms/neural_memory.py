@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class MemoryState(NamedTuple):
     """Past surprise, S in the paper."""
     start: Weights
     """As they were where the current chunk began: gradients are taken there."""
-    count: Tensor
+    filled: Tensor
     """Positions of the current chunk so far, int64 `[B]`."""
 
 
@@ -83,8 +84,7 @@ class NeuralMemory(nn.Module):
         self.max_step = max_step
         widths = [head_dim, *[expansion * head_dim] * (depth - 1), head_dim]
         self.initial = nn.ParameterList(
-            nn.Parameter(torch.randn(num_heads, a, b) / math.sqrt(a))
-            for a, b in pairwise(widths)
+            nn.Parameter(torch.randn(num_heads, a, b) / math.sqrt(a)) for a, b in pairwise(widths)
         )
         self.gates = nn.Parameter(torch.randn(num_heads, head_dim, 3) / math.sqrt(head_dim))
         self.gate_bias = nn.Parameter(torch.tensor([0.0, 0.0, -7.0]).repeat(num_heads, 1, 1))
@@ -153,23 +153,22 @@ class NeuralMemory(nn.Module):
         if valid is not None:
             k, v = blank_hidden(k, v, valid[:, None, None])
         k = k.to(wide)
-        inputs = (_unit(q.to(wide)), _unit(k), v.to(wide), self._gates(k, valid))
+        inputs: Sequence[Tensor] = (_unit(q.to(wide)), _unit(k), v.to(wide), self._gates(k, valid))
         real = torch.ones_like(k[:, 0, :, 0], dtype=torch.bool) if valid is None else valid
         aligned = length == 1 or (state is None and valid is None)
         if state is None:
-            state = self.init_state(
-                *k.shape[:2], k.shape[3], v.shape[3], dtype=wide, device=k.device
-            )
-        reached = state.count + real.sum(1)
+            batch, heads, _, width = k.shape
+            state = self.init_state(batch, heads, width, width, dtype=wide, device=k.device)
+        reached = state.filled + real.sum(1)
         if not aligned:
             size = length + chunk - 1
-            slot = torch.where(real, state.count[:, None] + real.cumsum(1) - 1, size)
-            inputs = tuple(_fill(x, slot, size) for x in inputs)
+            slot = torch.where(real, state.filled[:, None] + real.cumsum(1) - 1, size)
+            inputs = [_fill(x, slot, size) for x in inputs]
         if length > 1:
-            inputs = tuple(F.pad(x, (0, 0, 0, -x.shape[2] % chunk)) for x in inputs)
+            inputs = [F.pad(x, (0, 0, 0, -x.shape[2] % chunk)) for x in inputs]
         outs = []
         for n, part in enumerate(zip(*(x.split(chunk, 2) for x in inputs), strict=True)):
-            out, weights, momentum = _advance(*part, state)
+            out, weights, momentum = _advance(state, *part)
             outs.append(out)
             passed = (reached >= (n + 1) * chunk)[:, None, None, None]
             start = (
@@ -190,7 +189,7 @@ class NeuralMemory(nn.Module):
 
 
 def _advance(
-    q: Tensor, k: Tensor, v: Tensor, gates: Tensor, state: MemoryState
+    state: MemoryState, q: Tensor, k: Tensor, v: Tensor, gates: Tensor
 ) -> tuple[Tensor, Weights, Weights]:
     """Write and read the positions of one chunk `[B, H, C, ...]`."""
     step, log_momentum, log_keep, real = gates.split(1, -1)
