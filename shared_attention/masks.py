@@ -360,6 +360,22 @@ def _join(a: Parts, b: Parts) -> Parts:
     return Parts(a.causal or b.causal, window, valid, rest)
 
 
+def onwards(mask: Mask | None) -> Mask:
+    """Return the mask under which a stream continues: causal, and `mask` of the new keys.
+
+    Raises:
+        ValueError: `mask` is not None or `masks.keys(valid)`.
+    """
+    if mask is None:
+        return causal()
+    if not isinstance(mask, Keys):
+        raise ValueError(
+            f"prefill: mask got {type(mask).__name__}, expected masks.keys(valid) of the new "
+            "positions; causality is implied"
+        )
+    return causal() & mask
+
+
 def _least(a: int | None, b: int | None) -> int | None:
     return b if a is None else a if b is None else min(a, b)
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from shared_attention.errors import unsupported
+from shared_attention.errors import UnsupportedError, unsupported
 from shared_attention.inputs import Inputs, check_inputs
 from shared_attention.masks import Mask, Parts
 from shared_attention.spec import MechanismSpec
 
 
-def accept(spec: MechanismSpec, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Parts:
+def accept(
+    spec: MechanismSpec,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | None = None,
+    bias: Tensor | None = None,
+) -> Parts:
     """Check a call of a mechanism and return its mask taken apart.
 
     Mechanism functions call this first, so that they refuse the same when called directly.
@@ -19,13 +26,18 @@ def accept(spec: MechanismSpec, q: Tensor, k: Tensor, v: Tensor, mask: Mask | No
         ValueError: The tensors do not fit together.
         UnsupportedError: The call needs a capability that `spec` lacks.
     """
-    inputs = check_inputs(q, k, v, mask)
+    inputs = check_inputs(q, k, v, mask, bias)
     refuse_inputs(spec, inputs)
     return inputs.parts
 
 
 def refuse_parts(spec: MechanismSpec, parts: Parts) -> None:
     """Raise UnsupportedError where a part of a mask needs a capability that `spec` lacks."""
+    if spec.capabilities.causal == "always" and spec.family == "attention" and not parts.causal:
+        raise UnsupportedError(
+            f"{spec.name} has a causal form only: give mask=masks.causal(), "
+            "with & masks.keys(valid) where there is padding"
+        )
     if spec.supports("dense_mask"):
         return
     if parts.rest is not None:

@@ -34,6 +34,11 @@ BUILT_IN = (
     "lssar",
     "mixture_of_heads",
     "diff_qkv",
+    "based",
+    "gated_linear",
+    "liger",
+    "neural_memory",
+    "agent",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 

@@ -36,8 +36,9 @@ REQUIRED: Any = ...
 class Capabilities:
     """What a mechanism honours with its default options; the conformance kit holds it to this."""
 
-    causal: Literal["exact", "none"] = "none"
-    """`exact`: with `masks.causal()` no output depends on a later key, query or value."""
+    causal: Literal["exact", "always", "none"] = "none"
+    """`exact`: with `masks.causal()` no output depends on a later key, query or value. `always`:
+    there is no other form, so family `attention` refuses calls without `masks.causal()`."""
     cross: bool = False
     """Query and key lengths may differ (causal is then aligned bottom-right)."""
     key_padding: bool = False

@@ -35,7 +35,8 @@ def names(causal: bool) -> list[str]:
     return [
         spec.name
         for spec in catalogue().values()
-        if spec.function is not None and (spec.supports("causal") or not causal)
+        if spec.function is not None
+        and (spec.supports("causal") if causal else spec.capabilities.causal != "always")
     ]
 
 

@@ -14,6 +14,7 @@ def linear_scan(
 
     Memory is O(L · chunk + L / chunk · F · D) instead of the O(L · F · D) of a running sum over
     positions. Sums between chunks are kept in float32 for half-precision inputs.
+    `decayed_scan` lets the state decay.
 
     Args:
         q: Query features `[B, H, L, F]`.
@@ -31,20 +32,35 @@ def linear_scan(
         after = (k.transpose(-2, -1) @ v).to(wide)
         after = after if state is None else state + after
         return q.to(wide) @ after, after
-    q, k, v = (_chunks(x, chunk).to(wide) for x in (q, k, v))
+    q, k, v = (split_chunks(x, chunk).to(wide) for x in (q, k, v))
+    before, after = sums_before(k, v, state)
+    inside = (q @ k.transpose(-2, -1)).tril() @ v
+    out = (inside + q @ before).flatten(2, 3)
+    return out[:, :, :length], after
+
+
+def sums_before(k: Tensor, v: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Sum k_j v_jᵀ over everything before each chunk.
+
+    Args:
+        k: `[B, H, N, chunk, F]`.
+        v: `[B, H, N, chunk, D]`.
+        state: `[B, H, F, D]` of earlier positions.
+
+    Returns:
+        Sums before each chunk `[B, H, N, F, D]`, and after the last `[B, H, F, D]`.
+    """
     sums = k.transpose(-2, -1) @ v
     if state is not None:
-        sums = torch.cat([state[:, :, None].to(wide), sums], dim=2)
+        sums = torch.cat([state[:, :, None].to(k.dtype), sums], dim=2)
     sums = sums.cumsum(dim=2)
     before = sums[:, :, :-1]
     if state is None:
         before = F.pad(before, (0, 0, 0, 0, 1, 0))
-    inside = (q @ k.transpose(-2, -1)).tril() @ v
-    out = (inside + q @ before).flatten(2, 3)
-    return out[:, :, :length], sums[:, :, -1]
+    return before, sums[:, :, -1]
 
 
-def _chunks(x: Tensor, chunk: int) -> Tensor:
+def split_chunks(x: Tensor, chunk: int) -> Tensor:
     """Cut `[B, H, L, D]` into `[B, H, N, chunk, D]`, zeros at the end."""
     short = -x.shape[2] % chunk
     if short:

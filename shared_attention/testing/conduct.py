@@ -84,6 +84,9 @@ def check_refusals(subject: Subject) -> None:
             _refused(subject, partial(subject.call, *plain, mask), capability)
     if subject.recurrent:
         return
+    if subject.always_causal:
+        bare = subject.spec.function or subject.module(HEADS, WIDTH, torch.float32)
+        _refused(subject, partial(bare, *plain), "a call without a causal mask")
     if not subject.spec.supports("cross"):
         cross = subject.draw(2, 17, 9, grad=False)
         _refused(subject, partial(subject.call, *cross), "cross")

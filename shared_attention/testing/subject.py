@@ -97,6 +97,7 @@ class Subject:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Call the mechanism through the backend that dispatch would choose, or a named one."""
+        mask = self.required(mask)
         if self.spec.function is None:
             return self.call(q, k, v, mask, bias, module=module)
         arguments: dict[str, Any] = {"mask": mask, **self.spec.resolve(self.options)}
@@ -124,6 +125,7 @@ class Subject:
         module: nn.Module | None = None,
     ) -> Tensor:
         """Call the mechanism's own function or module, without dispatch."""
+        mask = self.required(mask)
         if self.spec.function is not None:
             arguments = {} if bias is None else {"bias": bias}
             return self.spec.function(q, k, v, mask=mask, **self.options, **arguments)
@@ -151,6 +153,7 @@ class Subject:
         module: nn.Module | None = None,
     ) -> Tensor:
         """The independent float64 formulation, with the parameters of `module`."""
+        mask = self.required(mask)
         if self.spec.reference is None:
             raise NotClaimed("has no reference")
         module = self.own_module(q, k) if module is None else module
@@ -162,6 +165,17 @@ class Subject:
         if module is not None:
             arguments["parameters"] = state_in_double(module)
         return self.spec.reference(q, k, v, mask=mask, **self.options, **arguments)
+
+    @property
+    def always_causal(self) -> bool:
+        """Whether calls without a causal mask are refused."""
+        return self.spec.capabilities.causal == "always" and self.spec.family == "attention"
+
+    def required(self, mask: Mask | None) -> Mask | None:
+        """`mask`, made causal where the mechanism has no other form."""
+        if not self.always_causal or masks.split(mask).causal:
+            return mask
+        return self.causal(mask)
 
     def causal(self, other: Mask | None = None) -> Mask | None:
         """A causal mask, `other` as well; the recurrent family needs none."""
