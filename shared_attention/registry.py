@@ -21,6 +21,7 @@ BUILT_IN = (
     "auto_correlation",
     "flow",
     "scan",
+    "gn_conv",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
