@@ -22,6 +22,7 @@ BUILT_IN = (
     "flow",
     "scan",
     "gn_conv",
+    "hyena",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
