@@ -23,6 +23,7 @@ BUILT_IN = (
     "scan",
     "gn_conv",
     "hyena",
+    "ninformer",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
