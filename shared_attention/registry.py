@@ -24,6 +24,9 @@ BUILT_IN = (
     "gn_conv",
     "hyena",
     "ninformer",
+    "position",
+    "channel",
+    "cross_contextual",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
