@@ -27,6 +27,7 @@ BUILT_IN = (
     "position",
     "channel",
     "cross_contextual",
+    "density_adaptive",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 

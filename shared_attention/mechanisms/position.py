@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attention.grid import accept_grid, blank
@@ -60,8 +61,9 @@ class PositionAttention(nn.Module):
         x = blank(x, valid)
         flat = x.flatten(1, -2)
         real = None if valid is None else valid.flatten(1)
-        out = narrow_attention(self.query(flat), self.key(flat), self.value(flat), valid=real)
-        return blank(self.gamma * out.view(x.shape) + x, valid)
+        v = F.linear(flat, self.gamma * self.value.weight, self.gamma * self.value.bias)
+        out = narrow_attention(self.query(flat), self.key(flat), v, valid=real)
+        return blank(out.view(x.shape) + x, valid)
 
 
 SPEC = MechanismSpec(
