@@ -51,10 +51,10 @@ def accept_grid(
             f"{spec.name}: mask is a {type(mask).__name__}; "
             "say which positions are real with masks.keys(valid)"
         )
-    positions = x[0, ..., 0].numel()
-    mask.check(x.shape[0], 1, positions, positions)
     parts = split(mask)
     refuse_parts(spec, parts)
+    positions = x.shape[1:-1].numel()
+    mask.check(x.shape[0], 1, positions, positions)
     return None if parts.keys is None else parts.keys.reshape(*x.shape[:-1], 1)
 
 

@@ -28,6 +28,7 @@ BUILT_IN = (
     "channel",
     "cross_contextual",
     "density_adaptive",
+    "histogram",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
