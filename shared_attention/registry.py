@@ -39,6 +39,14 @@ BUILT_IN = (
     "liger",
     "neural_memory",
     "agent",
+    "gn_conv",
+    "hyena",
+    "ninformer",
+    "position",
+    "channel",
+    "cross_contextual",
+    "density_adaptive",
+    "histogram",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
