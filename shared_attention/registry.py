@@ -21,6 +21,7 @@ BUILT_IN = (
     "auto_correlation",
     "flow",
     "scan",
+    "swin_window",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
