@@ -57,7 +57,7 @@ class Operator:
             module = self.spec.build(**arguments)
             for parameter in module.parameters():
                 if parameter.std() == 0 or parameter.numel() == 1:
-                    nn.init.normal_(parameter, mean=float(parameter.mean()), std=0.2)
+                    nn.init.normal_(parameter, mean=parameter.detach().mean().item(), std=0.2)
         return copy.deepcopy(module).to(dtype).eval()
 
     def inputs(
