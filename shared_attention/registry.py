@@ -22,6 +22,7 @@ BUILT_IN = (
     "flow",
     "scan",
     "swin_window",
+    "aggregated",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 

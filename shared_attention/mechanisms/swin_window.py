@@ -90,11 +90,10 @@ class SwinWindowAttention(nn.Module):
         batch, *grid, width = x.shape
         windows = cut_windows(grid, self.window, self.shift, x.device)
         there, back = _rows(windows, batch)
-        rows = rearrange_rows(x.reshape(-1, width), there, back)
-        qkv = self.qkv(rows.view(batch, -1, width))
+        qkv = self.qkv(rearrange_rows(x.reshape(-1, width), there, back))
         out = self._attend(qkv.view(-1, windows.tokens.shape[1], 3 * width), windows, batch)
-        out = self.proj(out.view(batch, -1, width))
-        return rearrange_rows(out.view(-1, width), back, there).view(x.shape)
+        out = self.proj(out.view(-1, width))
+        return rearrange_rows(out, back, there).view(x.shape)
 
     def _attend(self, qkv: Tensor, windows: Windows, batch: int) -> Tensor:
         """Attend within the windows of `qkv [W * B, n, 3 * C]`."""
