@@ -23,6 +23,8 @@ BUILT_IN = (
     "scan",
     "swin_window",
     "aggregated",
+    "deformable",
+    "deformable_3d",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
