@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from shared_attention.primitives.weighted_bags import weighted_bags
 
 Shapes = Sequence[tuple[int, int]]
 """Height and width of each level of a feature pyramid."""
@@ -22,7 +23,7 @@ def deformable_sample(
     """Return Σ_lp weights_lp · value_l(locations_lp), read by (depth-weighted) bilinear sampling.
 
     A bilinear reading is a weighted sum of four rows, so every output is one weighted bag of
-    4 · L · P rows of `value`: `embedding_bag` sums them without storing them, forward and backward.
+    4 · L · P rows of `value`, summed without storing them, forward and backward.
     With depth, a reading of value ⊗ depth at (x, y, z) is the same sum with each row's weight
     multiplied by its depth distribution read at z: the product, D times the memory, never exists.
 
@@ -55,7 +56,7 @@ def deformable_sample(
     index = ((sample * total + index) * heads + head).flatten(0, 2)
     share = torch.cat(shares, 3).flatten(3).flatten(0, 2)
     table = value.reshape(-1, width).to(share.dtype)
-    out = F.embedding_bag(index, table, per_sample_weights=share, mode="sum")
+    out = weighted_bags(table, index, share)
     return out.view(batch, queries, heads * width)
 
 
