@@ -25,6 +25,7 @@ BUILT_IN = (
     "aggregated",
     "deformable",
     "deformable_3d",
+    "graph_attention",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
