@@ -47,6 +47,11 @@ BUILT_IN = (
     "cross_contextual",
     "density_adaptive",
     "histogram",
+    "swin_window",
+    "aggregated",
+    "deformable",
+    "deformable_3d",
+    "graph_attention",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 

@@ -1,0 +1,179 @@
+"""Attention within (shifted) windows of a grid, with a relative position bias."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shared_attention.linear import Linear
+from shared_attention.primitives.packed_attention import packed_attention
+from shared_attention.primitives.rows import rearrange_rows
+from shared_attention.primitives.window_layout import Windows, cut_windows
+from shared_attention.references.swin_window import reference_swin_window
+from shared_attention.spec import Capabilities, MechanismSpec, Option
+
+
+class SwinWindowAttention(nn.Module):
+    """Multi-head self-attention within windows of a grid of one to three dimensions.
+
+    out_i = W_o Σ_{j in the window of i} softmax_j(q_i k_jᵀ / √d + B_{i-j}) v_j, with a learned B
+    for each head and offset. With a shift the windows begin `shift` positions later, so that two
+    blocks, one shifted, connect neighbouring windows.
+
+    A grid of any size is served: an incomplete window attends to what it holds. The published
+    code requires multiples of the window; its descendants let tokens attend to zero padding
+    (torchvision, MONAI). They also hide what wrapped round by adding -100 to its scores instead
+    of -inf, and, where MONAI shrinks a window to a small grid, read the biases of other offsets.
+
+    Args:
+        channels: Width of inputs and outputs.
+        num_heads: Heads; must divide `channels`.
+        window: Size of the windows, one for all axes or one for each.
+        shift: By how many positions windows are displaced, at least 0 and below `window`; half
+            of the window in the paper's second block of each pair.
+        dims: Number of grid dimensions.
+        qkv_bias: Whether the query, key and value projections have biases.
+
+    Raises:
+        ValueError: Sizes do not fit together.
+
+    Source: Liu et al., Swin Transformer, ICCV 2021, section 3.2, eq. 4.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_heads: int = 4,
+        window: int | Sequence[int] = 7,
+        shift: int | Sequence[int] = 0,
+        dims: int = 2,
+        qkv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(
+                f"swin_window: num_heads {num_heads} does not divide channels {channels}"
+            )
+        self.channels = channels
+        self.num_heads = num_heads
+        self.window = _per_axis("window", window, dims)
+        self.shift = _per_axis("shift", shift, dims)
+        for size, moved in zip(self.window, self.shift, strict=True):
+            if size < 1 or not 0 <= moved < size:
+                raise ValueError(
+                    f"swin_window: got window {size} with shift {moved}, "
+                    "expected a window of at least 1 and a shift from 0 to below it"
+                )
+        self.qkv = Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = Linear(channels, channels)
+        offsets = math.prod(2 * size - 1 for size in self.window)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(offsets, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend within windows.
+
+        Args:
+            x: `[B, *grid, C]`.
+
+        Returns:
+            `[B, *grid, C]`.
+
+        Raises:
+            ValueError: `x` has another number of dimensions or channels.
+        """
+        self._check(x)
+        batch, *grid, width = x.shape
+        windows = cut_windows(grid, self.window, self.shift, x.device)
+        there, back = _rows(windows, batch)
+        qkv = self.qkv(rearrange_rows(x.reshape(-1, width), there, back))
+        out = self._attend(qkv.view(-1, windows.tokens.shape[1], 3 * width), windows, batch)
+        out = self.proj(out.view(-1, width))
+        return rearrange_rows(out, back, there).view(x.shape)
+
+    def _attend(self, qkv: Tensor, windows: Windows, batch: int) -> Tensor:
+        """Attend within the windows of `qkv [W * B, n, 3 * C]`."""
+        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))
+        bias = self.bias(windows.window).to(qkv.dtype)
+        biases = [
+            bias if mask is None else bias.masked_fill(~mask, -math.inf)
+            for _, mask in windows.groups
+        ]
+        sizes = [count * batch for count, _ in windows.groups]
+        return packed_attention(qkv, biases, sizes)
+
+    def bias(self, window: Sequence[int] | None = None) -> Tensor:
+        """Return the relative position bias `[H, n, n]` for windows of that size or smaller."""
+        index = torch.zeros(1, 1, dtype=torch.int64, device=self.qkv.weight.device)
+        for size, full in zip(window or self.window, self.window, strict=True):
+            at = torch.arange(size, device=index.device)
+            offset = at[:, None] - at[None] + full - 1
+            index = index[:, None, :, None] * (2 * full - 1) + offset[None, :, None, :]
+            index = index.flatten(2, 3).flatten(0, 1)
+        table = self.relative_position_bias_table
+        return table.T.contiguous().index_select(1, index.flatten()).unflatten(1, index.shape)
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != len(self.window) + 2 or not x.is_floating_point():
+            raise ValueError(
+                f"swin_window: x is {x.dtype} of shape {list(x.shape)}, "
+                f"expected floats [batch, {len(self.window)} grid dimensions, channels]"
+            )
+        if x.shape[-1] != self.channels or 0 in x.shape:
+            raise ValueError(
+                f"swin_window: x has shape {list(x.shape)}, "
+                f"expected {self.channels} channels and no empty dimension"
+            )
+
+    def extra_repr(self) -> str:
+        """Show the sizes."""
+        return f"window={self.window}, shift={self.shift}, num_heads={self.num_heads}"
+
+
+def _rows(windows: Windows, batch: int) -> tuple[Tensor, Tensor]:
+    """Rows of `[B, N]` in the order `[W, B, n]` and back."""
+    tokens, places = windows.tokens, windows.places
+    count = tokens.shape[1]
+    sample = torch.arange(batch, device=tokens.device)[:, None]
+    there = tokens[:, None] + sample * len(places)
+    there = torch.where(tokens[:, None] < 0, -1, there)
+    back = (places // count * batch + sample) * count + places % count
+    return there.flatten(), back.flatten()
+
+
+def _per_axis(name: str, value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    sizes = (value,) * dims if isinstance(value, int) else tuple(value)
+    if dims < 1 or len(sizes) != dims:
+        raise ValueError(f"swin_window: {name} got {value!r}, expected {dims} sizes, one per axis")
+    return sizes
+
+
+SPEC = MechanismSpec(
+    name="swin_window",
+    family="spatial",
+    title="Shifted-window attention (Swin)",
+    paper="Liu et al., Swin Transformer: Hierarchical Vision Transformer using Shifted Windows, "
+    "ICCV 2021 (arXiv:2103.14030)",
+    equation="out_i = W_o Σ_{j in window(i)} softmax_j(q_i k_jᵀ / √d + B_{i-j}) v_j",
+    complexity="O(N · n · C + N · C²) for N positions in windows of n",
+    when_to_use="Images and volumes too large for global attention, in layers with and without "
+    "a shift in turn.",
+    correctness="Against attention within each block of the grid in float64, and against "
+    "torchvision and MONAI with the same weights where the grid is a multiple of the window.",
+    capabilities=Capabilities(linear_in_v=False),
+    options=(
+        Option("num_heads", int, 4, "heads; must divide channels"),
+        Option("window", int, 7, "size of the windows along each axis"),
+        Option("shift", int, 0, "displacement of the windows along each axis"),
+        Option("dims", int, 2, "number of grid dimensions"),
+        Option("qkv_bias", bool, True, "whether query, key and value projections have biases"),
+    ),
+    module=SwinWindowAttention,
+    reference=reference_swin_window,
+    dims=(2, 1, 3),
+    example={"num_heads": 2, "window": 3, "shift": 1},
+)
