@@ -54,7 +54,7 @@ def refuse_inputs(
     spec: MechanismSpec, inputs: Inputs, *, scale: float | None = None, generator: object = None
 ) -> None:
     """Raise UnsupportedError where these inputs need a capability that `spec` lacks."""
-    if inputs.mask is not None:
+    if inputs.mask is not None or spec.capabilities.causal == "always":
         refuse_parts(spec, inputs.parts)
     if inputs.bias is not None:
         _need(spec, "bias", "an additive bias")

@@ -75,6 +75,7 @@ class InvertedTransformer(nn.Module):
         choice = choose_attention(
             "InvertedTransformer", attention, attention_options, default="softmax"
         )
+        choice.require_unordered()
         self.channels, self.horizon, self.outputs = channels, horizon, outputs
         self.normalise: Normalisation = normalise
         self.calendar_tokens = calendar_tokens

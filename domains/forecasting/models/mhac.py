@@ -65,6 +65,7 @@ class MHAC(nn.Module):
     ) -> None:
         super().__init__()
         choice = choose_attention("MHAC", attention, attention_options, default="softmax")
+        choice.require_unordered()
         self.channels, self.horizon, self.outputs = channels, horizon, outputs
         self.covariates = {"past": past_covariates, "future": future_covariates}
         self.normalise: Normalisation = normalise

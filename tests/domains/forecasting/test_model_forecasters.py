@@ -11,7 +11,15 @@ from shared_attention import UnsupportedError, catalogue
 LOOKBACK, HORIZON, CHANNELS, FEATURES = 21, 9, 3, 4
 FORECASTERS = [name for name, spec in MODELS.items() if spec.task == "forecast"]
 TINY = {"d_model": 16, "num_heads": 2, "d_ff": 24, "patch": 5, "stride": 3, "season": 24}
-NARROW = {"window": {"left": 1, "right": 0}, "prob_sparse": {"factor": 1}}
+NARROW = {
+    "window": {"left": 1, "right": 0},
+    "prob_sparse": {"factor": 1},
+    "sink_window": {"sinks": 0, "left": 1, "right": 0},
+    "landmark": {"block": 2},
+    "core_context": {"local": 1, "group": 2},
+    "hyper": {"block": 1, "samples": 1, "min_seq_len": 1},
+}
+"""Options with which mechanisms differ from softmax attention on a handful of tokens too."""
 SWAPS = [(name, mechanism) for name in FORECASTERS for mechanism in catalogue()]
 
 

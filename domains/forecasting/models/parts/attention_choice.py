@@ -12,6 +12,7 @@ from torch import Tensor
 from shared_attention import UnsupportedError, catalogue, masks
 from shared_attention.layers import MultiHeadAttention
 from shared_attention.masks import Mask
+from shared_attention.spec import MechanismSpec
 
 _WHY = {
     "causal": "its decoder must not see later steps",
@@ -50,14 +51,17 @@ class AttentionChoice:
         """Return the mask of the keys `valid` `[B, L]`, or None where every step is valid.
 
         A compiled or exported program must not depend on the values, so it has the mask always.
+        Mechanisms that have a causal form only get it: each step sees those before it.
 
         Raises:
             UnsupportedError: A step is padded and the mechanism cannot leave keys out.
         """
+        spec = catalogue()[self.name]
+        causal = spec.family == "attention" and is_ordered(spec)
         if valid is None or (not torch.compiler.is_compiling() and bool(valid.all())):
-            return None
+            return masks.causal() if causal else None
         self.require("key_padding")
-        return masks.keys(valid)
+        return masks.causal() & masks.keys(valid) if causal else masks.keys(valid)
 
     def require(self, *capabilities: str) -> None:
         """Refuse the mechanism where it lacks one of `capabilities`.
@@ -73,6 +77,25 @@ class AttentionChoice:
                     f"and {self.name!r} does not support {capability}; "
                     f"choose one of {', '.join(able)}"
                 )
+
+    def require_unordered(self) -> None:
+        """Refuse mechanisms that are always causal, where tokens have no order.
+
+        Raises:
+            UnsupportedError: Names the mechanisms that see all tokens alike.
+        """
+        if is_ordered(catalogue()[self.name]):
+            able = [name for name, spec in _attention_specs().items() if not is_ordered(spec)]
+            raise UnsupportedError(
+                f"{self.model} cannot use attention {self.name!r} here: its tokens are variables, "
+                f"which have no order, and {self.name!r} is always causal; "
+                f"choose one of {', '.join(able)}"
+            )
+
+
+def is_ordered(spec: MechanismSpec) -> bool:
+    """Say whether a mechanism sees earlier tokens only, whatever the mask."""
+    return spec.family == "recurrent" or spec.capabilities.causal == "always"
 
 
 def choose_attention(
