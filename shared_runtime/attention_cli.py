@@ -89,7 +89,10 @@ def benchmark(
             raise UsageError(f"--lengths {lengths}: expected integers, such as 128,512") from error
         if min(sizes) < 1 or rounds < 1:
             raise UsageError("--lengths and --rounds: expected positive integers")
-        say("batch 4, 4 heads of 32; forward without mask; time as a ratio to softmax")
+        say(
+            "batch 4, 4 heads of 32; forward without mask, those marked causal with one; "
+            "time as a ratio to softmax without mask"
+        )
         print(_time_table(sizes, rounds))
 
 
@@ -112,7 +115,7 @@ def _time_table(lengths: list[int], rounds: int) -> str:
 
     import torch
 
-    from shared_attention import catalogue
+    from shared_attention import catalogue, masks
     from shared_runtime.results import aligned
     from shared_runtime.timing import interleaved
 
@@ -121,15 +124,22 @@ def _time_table(lengths: list[int], rounds: int) -> str:
         for name, spec in catalogue().items()
         if spec.family == "attention"
     }
+    always = {n for n in modules if catalogue()[n].capabilities.causal == "always"}
     columns = []
     for length in lengths:
         q, k, v = torch.randn(3, 4, 4, length, 32).unbind(0)
-        calls = {name: partial(module, q, k, v) for name, module in modules.items()}
+        calls = {
+            name: partial(module, q, k, v, mask=masks.causal() if name in always else None)
+            for name, module in modules.items()
+        }
         with torch.inference_mode():
             columns.append(interleaved(calls, rounds=rounds, device=q.device))
     lines = [["NAME", *(f"L={length}" for length in lengths)]]
     lines += [
-        [name, *(f"{column[name] / column['softmax']:.2f}" for column in columns)]
+        [
+            f"{name} (causal)" if name in always else name,
+            *(f"{column[name] / column['softmax']:.2f}" for column in columns),
+        ]
         for name in modules
     ]
     return aligned(lines)

@@ -71,7 +71,7 @@ def baseline_lines(rows: pd.DataFrame, horizon: int) -> pd.DataFrame:
 def main_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Models and baselines at look-back 96, by horizon."""
     by = ["label", "lookback", "horizon"]
-    groups = ("default", "informer", "informer-long", "autoformer", "autoformer-long")
+    groups = ("default", "patched", "informer", "informer-long", "autoformer", "autoformer-long")
     chosen = rows[rows["group"].isin(groups) & (rows["lookback"] == 96)]
     table = summary(chosen, by)
     table["published"] = [
