@@ -213,7 +213,8 @@ class MixtureOfHeads(nn.Module):
         few = skipped < WORTHWHILE * self.routed or q.shape[2] == 1
         if few or self.active == self.routed or torch.compiler.is_compiling():
             out = softmax_attention(q, k, v, mask=mask, bias=bias)
-            return out * routing.gates.to(out.dtype)[..., None]
+            gates = routing.gates.transpose(1, 2)[..., None].to(out.dtype)
+            return (out.transpose(1, 2) * gates).transpose(1, 2)
         if k.shape[1] != q.shape[1] or v.shape[1] != q.shape[1]:
             k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
         first, rest = slice(0, self.shared), slice(self.shared, None)

@@ -15,7 +15,8 @@ from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.hidden import blank_hidden
 
 BLOCK_SCORES = {"cpu": 2**18, "cuda": 2**26}
-"""Scores at a time: on processors what stays in the cache, elsewhere what fills the device."""
+"""Scores at a time: on processors what stays in the cache of each thread, elsewhere what fills
+the device."""
 
 
 def attend_blocks(
@@ -95,6 +96,8 @@ def _blocks(q: Tensor, k: Tensor, causal: bool) -> Iterator[_Block]:
     batch, heads, length, _ = q.shape
     count = k.shape[2]
     budget = BLOCK_SCORES.get(q.device.type, BLOCK_SCORES["cuda"])
+    if q.device.type == "cpu":
+        budget *= torch.get_num_threads()
     rows = max(min(length, budget // max(count, 1)), 1)
     together = max(min(heads, budget // max(rows * count, 1)), 1)
     samples = max(min(batch, budget // max(together * rows * count, 1)), 1)

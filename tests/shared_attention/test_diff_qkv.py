@@ -76,6 +76,19 @@ def test_key_and_value_heads_may_differ_in_number(heads, length):
             torch.testing.assert_close(out, attention(q, *wide, mask=mask))
 
 
+def test_narrow_keys_keep_no_matrix_of_scores():
+    kept = []
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.numel())
+        return x
+
+    layer = DiffQKVAttention(24, 4, 1, 2, 8, key_dim=4)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        layer(torch.randn(1, 1024, 24))
+    assert max(kept) < 1024 * 1024
+
+
 def test_the_mechanism_caches_narrow_keys():
     module = catalogue()["diff_qkv"].build(num_heads=4, head_dim=6, key_dim=2)
     q, k, v = torch.randn(3, 2, 4, 9, 6, generator=torch.Generator().manual_seed(2)).unbind(0)
