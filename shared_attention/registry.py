@@ -21,6 +21,7 @@ BUILT_IN = (
     "routing",
     "core_context",
     "hyper",
+    "hip",
     "linear",
     "prob_sparse",
     "auto_correlation",
