@@ -22,6 +22,7 @@ BUILT_IN = (
     "core_context",
     "hyper",
     "hip",
+    "arrow",
     "linear",
     "prob_sparse",
     "auto_correlation",

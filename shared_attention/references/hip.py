@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -57,7 +59,7 @@ def _search(leader: Tensor, means: list[Tensor], others: list[int], top_k: int) 
     """Halve ranges of `others`, keeping the `top_k` whose middle blocks score highest."""
     count = len(others)
     cuts = [count * n // top_k for n in range(top_k + 1)]
-    ranges = [others[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+    ranges = [others[a:b] for a, b in itertools.pairwise(cuts) if a < b]
     while any(len(part) > 1 for part in ranges):
         halves = [
             half
