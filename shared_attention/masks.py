@@ -148,6 +148,23 @@ class Prefix(Mask):
         return lambda b, h, q, k: k < sizes[b if sizes.shape[0] > 1 else 0]
 
 
+@dataclass(frozen=True)
+class Arrow(Mask):
+    """The first keys whatever the query, and every key for the first queries."""
+
+    size: int
+
+    def to_dense(self, length: int, keys: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return bool `[1, 1, L, S]`."""
+        query = torch.arange(length, device=device)[:, None] + (keys - length)
+        key = torch.arange(keys, device=device)
+        return ((key < self.size) | (query < self.size))[None, None]
+
+    def mask_mod(self, length: int, keys: int, device: torch.device) -> MaskMod:
+        """Return the mask as FlexAttention's `mask_mod`."""
+        return lambda b, h, q, k: (k < self.size) | (q + (keys - length) < self.size)
+
+
 @dataclass(frozen=True, eq=False)
 class Dense(Mask):
     """An explicit boolean tensor."""
@@ -300,6 +317,21 @@ def prefix(n: int | Tensor) -> Mask:
         return Prefix(torch.tensor([n]))
     _check_tensor("masks.prefix", n, "an int, or integer [batch]", dims=(1,))
     return Prefix(n)
+
+
+def arrow(n: int) -> Mask:
+    """Let every query see the first `n` keys, and the first `n` queries see every key.
+
+    Joined by `|` with `window(w, w)` it is SeNER's arrow attention, whose first position is
+    [CLS]; with `document(ids)` it is Uni-Encoder's, where `n` positions of context are read
+    together with several candidates that do not see each other.
+
+    Raises:
+        ValueError: `n` is negative.
+    """
+    if n < 0:
+        raise ValueError(f"masks.arrow: n got {n}, expected at least 0")
+    return Arrow(n)
 
 
 def dense(allowed: Tensor) -> Mask:

@@ -21,6 +21,8 @@ BUILT_IN = (
     "routing",
     "core_context",
     "hyper",
+    "hip",
+    "arrow",
     "linear",
     "prob_sparse",
     "auto_correlation",

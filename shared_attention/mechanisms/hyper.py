@@ -13,11 +13,15 @@ from shared_attention.masks import Mask
 from shared_attention.mechanisms.paired import query_padding, same_lengths
 from shared_attention.mechanisms.query_sparsity import WORD
 from shared_attention.mechanisms.softmax import softmax_attention
-from shared_attention.mechanisms.sorted_lsh import Sketch, approximate, hash_directions
-from shared_attention.primitives.attend import attend, log_sum_exp
+from shared_attention.mechanisms.sorted_lsh import (
+    Sketch,
+    approximate,
+    hash_directions,
+    softmax_sums,
+)
 from shared_attention.primitives.heads import expand_heads
-from shared_attention.primitives.merge import merge
 from shared_attention.primitives.ranks import packed, put_back, real_first, take
+from shared_attention.primitives.softmax_scan import SoftmaxSums, combine
 from shared_attention.references.hyper import reference_hyper
 from shared_attention.refusal import accept
 from shared_attention.spec import Capabilities, MechanismSpec, Option
@@ -133,8 +137,8 @@ def _whole(
     rows = torch.arange(heads, device=q.device).repeat(batch)
     real, asking = real.repeat_interleave(heads), asking.repeat_interleave(heads)
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    out, _ = approximate(q, k, v, sketch, rows=rows, real=real, queries=asking, scale=scale)
-    return out.unflatten(0, (batch, heads))
+    sums = approximate(q, k, v, sketch, rows=rows, real=real, queries=asking, scale=scale)
+    return sums.u.unflatten(0, (batch, heads))
 
 
 def _causal(
@@ -147,24 +151,21 @@ def _causal(
     scale: float,
 ) -> Tensor:
     """Exact chunks, and pairs of ever larger halves; queries see real keys before them."""
-    length = q.shape[2]
-    out, lse = _chunks(q, k, v, chunk, scale)
+    sums = _chunks(q, k, v, chunk, scale)
     half, level = chunk, 1
-    while half < length:
-        far, far_lse = _halves(q, k, v, real, sketch, half, level, scale)
-        out, lse = merge(out, lse, far, far_lse)
+    while half < q.shape[2]:
+        sums = combine(sums, _halves(q, k, v, real, sketch, half, level, scale))
         half, level = 2 * half, level + 1
-    return out
+    return sums.output()
 
 
-def _chunks(q: Tensor, k: Tensor, v: Tensor, chunk: int, scale: float) -> tuple[Tensor, Tensor]:
+def _chunks(q: Tensor, k: Tensor, v: Tensor, chunk: int, scale: float) -> SoftmaxSums:
     """Attend causally and exactly within each chunk."""
-    batch, heads, length, _ = q.shape
-    q, k, v = (_cut(x, chunk).flatten(1, 2) for x in (q, k, v))
-    seen = masks.causal().to_dense(chunk, chunk, q.device)
-    out, _, scores = attend(q, k, v, mask=seen, scale=scale)
-    lse = log_sum_exp(scores).unflatten(1, (heads, -1)).flatten(2, 3)
-    return out.unflatten(1, (heads, -1)).flatten(2, 3)[:, :, :length], lse[:, :, :length]
+    length = q.shape[2]
+    q, k, v = (_cut(x, chunk) for x in (q, k, v))
+    later = torch.full((chunk, chunk), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+    sums = softmax_sums((q * scale) @ k.mT + later, v)
+    return SoftmaxSums(*(x.flatten(2, 3)[:, :, :length] for x in sums))
 
 
 def _halves(
@@ -176,23 +177,26 @@ def _halves(
     half: int,
     level: int,
     scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> SoftmaxSums:
     """Attend from the later half of each pair of `2 half` positions to the earlier half."""
     batch, heads, length, _ = q.shape
     pairs = -(-length // (2 * half))
-    later = q[:, :, half:, None].movedim(3, 2) if pairs == 1 else _cut(q, 2 * half)[..., half:, :]
+    later = q[:, :, None, half:] if pairs == 1 else _cut(q, 2 * half)[..., half:, :]
     k, v = (_cut(x, 2 * half)[..., :half, :].flatten(0, 2) for x in (k, v))
     start = torch.arange(pairs, device=q.device) * 2 * half
     counts = (real[:, None] - start).clamp(0, half)
     counts = counts[:, None].expand(-1, heads, -1).flatten()
     rows = (torch.arange(heads, device=q.device)[:, None] << 20) + start // half + level
     rows = rows.expand(batch, -1, -1).flatten()
-    out, lse = approximate(
+    sums = approximate(
         later.flatten(0, 2), k, v, sketch, rows=rows, real=counts, queries=None, scale=scale
     )
-    out, lse = (x.unflatten(0, (batch, heads, pairs)) for x in (out, lse))
-    out = F.pad(out, (0, 0, half, 0)).flatten(2, 3)[:, :, :length]
-    return out, F.pad(lse, (half, 0), value=-torch.inf).flatten(2, 3)[:, :, :length]
+    m, w, u = (x.unflatten(0, (batch, heads, pairs)) for x in sums)
+    return SoftmaxSums(
+        F.pad(m, (half, 0), value=-torch.inf).flatten(2, 3)[:, :, :length],
+        F.pad(w, (half, 0)).flatten(2, 3)[:, :, :length],
+        F.pad(u, (0, 0, half, 0)).flatten(2, 3)[:, :, :length],
+    )
 
 
 def _cut(x: Tensor, size: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attention.mechanisms.query_sparsity import WORD, random_keys
-from shared_attention.primitives.attend import log_sum_exp, softmax
+from shared_attention.primitives.softmax_scan import SoftmaxSums, combine
 
 TILE = 64
 """Queries of one key block that are computed together."""
@@ -70,7 +70,7 @@ def approximate(
     real: Tensor,
     queries: Tensor | None,
     scale: float,
-) -> tuple[Tensor, Tensor]:
+) -> SoftmaxSums:
     """Attend to the block of keys of similar hash and to a sample of all other keys.
 
     Args:
@@ -86,7 +86,7 @@ def approximate(
         scale: Score scale.
 
     Returns:
-        `(out [N, L, Dv], lse [N, L])`.
+        Sums over the keys, `[N, L]` and `[N, L, Dv]`; with `queries` they are normalised.
     """
     count, size = k.shape[1], sketch.block
     blocks = -(-count // size)
@@ -105,7 +105,8 @@ def approximate(
         place = wanted.argsort(dim=1, stable=True).argsort(dim=1)
         place = place * real[:, None] // queries[:, None].clamp(min=1)
     home = (place // size).clamp(0, blocks - 1)
-    slots, owner = _tiles(home, blocks)
+    whole = queries is not None and q.shape[1] == count and size % TILE == 0
+    slots, owner = _tiles(home, blocks, blocks * size // TILE if whole else None)
 
     sampled = random_keys(rows[:, None], real[:, None], None, sketch.samples, sketch.seed)[:, 0]
     far = (sampled // size)[:, None] != owner[..., None]
@@ -115,33 +116,55 @@ def approximate(
     k, v = (F.pad(x, (0, 0, 0, blocks * size - count)).unflatten(1, (blocks, size)) for x in (k, v))
     near = (owner[..., None] * size + torch.arange(size, device=q.device)) < real[:, None, None]
 
-    tiled = _rows(F.pad(q, (0, 0, 0, 1)), slots).unflatten(1, (-1, TILE)) * scale
+    tiled = _rows(F.pad(q, (0, 0, 0, 1)), slots).unflatten(1, (-1, TILE))
     near_k, near_v = _fetch(k, owner), _fetch(v, owner)
     far_k, far_v = _rows(k.flatten(1, 2), sampled), _rows(v.flatten(1, 2), sampled)
-    near_scores = (tiled @ near_k.mT).masked_fill(~near[:, :, None], -torch.inf)
-    far_scores = (tiled.flatten(1, 2) @ far_k.mT).unflatten(1, (-1, TILE)) + added[:, :, None]
-    scores = torch.cat([near_scores, far_scores], dim=-1)
-    weights = softmax(scores)
-    out = weights[..., :size] @ near_v
-    out = out + (weights[..., size:].flatten(1, 2) @ far_v).unflatten(1, (-1, TILE))
-    lse = log_sum_exp(scores)
     index = _inverse(slots, q.shape[1])
-    return _rows(out.flatten(1, 2), index), lse.flatten(1).gather(1, index)
+    hidden = torch.where(near, 0.0, -torch.inf).to(k.dtype)
+    if queries is not None:
+        mask = torch.cat([hidden, added], dim=-1).flatten(0, 1)[:, None, None]
+        near_k, near_v = (
+            torch.cat([x, y[:, None].expand(-1, x.shape[1], -1, -1)], dim=2).flatten(0, 1)[:, None]
+            for x, y in ((near_k, far_k), (near_v, far_v))
+        )
+        one = tiled.flatten(0, 1)[:, None]
+        mask = mask.expand(-1, -1, TILE, -1)
+        out = F.scaled_dot_product_attention(one, near_k, near_v, attn_mask=mask, scale=scale)
+        out = _rows(out.reshape(len(q), -1, v.shape[-1]), index)
+        return SoftmaxSums(torch.zeros_like(out[..., 0]), torch.ones_like(out[..., 0]), out)
+    tiled = tiled * scale
+    parts = combine(
+        softmax_sums(tiled @ near_k.mT + hidden[:, :, None], near_v),
+        softmax_sums(
+            (tiled.flatten(1, 2) @ far_k.mT).unflatten(1, (-1, TILE)) + added[:, :, None],
+            far_v[:, None],
+        ),
+    )
+    m, w = (x.flatten(1).gather(1, index) for x in parts[:2])
+    return SoftmaxSums(m, w, _rows(parts.u.flatten(1, 2), index))
 
 
-def _tiles(home: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
+def softmax_sums(scores: Tensor, v: Tensor) -> SoftmaxSums:
+    """Return the sums of softmax attention over scores `[..., L, S]` and values `[..., S, D]`."""
+    m = scores.detach().amax(dim=-1)
+    weights = (scores - m.masked_fill(m == -torch.inf, 0)[..., None]).exp()
+    return SoftmaxSums(m, weights.sum(-1), weights @ v)
+
+
+def _tiles(home: Tensor, blocks: int, tiles: int | None) -> tuple[Tensor, Tensor]:
     """Lay queries out in tiles of `TILE`, each of queries that go to one key block.
 
     Args:
         home: Block of each query, int64 `[N, L]`.
         blocks: Number of blocks.
+        tiles: How many are enough; None where any number of queries may share a block.
 
     Returns:
         Query in each slot `[N, T * TILE]`, L in slots that stay empty, and the block of each
         tile `[N, T]`.
     """
     length = home.shape[1]
-    tiles = -(-length // TILE) + blocks
+    tiles = -(-length // TILE) + blocks if tiles is None else tiles
     ids = torch.arange(blocks, device=home.device)
     home, order = home.sort(dim=1, stable=True)
     ends = torch.searchsorted(home, ids.expand(len(home), -1).contiguous(), right=True)

@@ -1,0 +1,117 @@
+"""Plus-shaped attention of token pairs: along the row and the column of a banded grid."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared_attention.primitives.topk import gather
+from shared_attention.spec import Capabilities, MechanismSpec
+
+Three = tuple[Tensor, Tensor, Tensor]
+
+
+def plus_window_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    column: Three | None = None,
+    valid: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Attend from each pair (i, j) with |i - j| <= w to the pairs of its row and of its column.
+
+    The grid holds the band only: cell (i, o) is the pair (i, i + o - w) of M = 2 w + 1 offsets
+    o. Pairs beyond either end of the sequence are hidden, also in columns, which the published
+    code rolls around the ends and hides by its mask; there True means hidden, here visible.
+
+    Convolutions, normalisation and the projection that joins both halves belong to the model.
+    For rotary positions along a column, rotate its queries and keys by 2 w - o.
+
+    Args:
+        q: Queries along rows `[B, H, N, M, D]`.
+        k: Keys along rows, of the same shape.
+        v: Values along rows `[B, H, N, M, Dv]`.
+        column: Queries, keys and values along columns; those of the rows where None.
+        valid: Cells that are real, bool `[B, N, M]`; the others are neither read nor written.
+        scale: Defaults to 1 / sqrt(D).
+
+    Returns:
+        `[B, H, N, M, 2 Dv]`: along the row, then along the column; zero in hidden cells.
+
+    Raises:
+        ValueError: The tensors are not grids of an odd number of offsets that fit together.
+
+    Source: Ding et al., SeNER, AAAI 2025, section 3.2 (BiSPA).
+    """
+    across = (q, k, v) if column is None else column
+    _check(q, k, v, across, valid)
+    rows, offsets = q.shape[2:4]
+    half = offsets // 2
+    place = torch.arange(rows, device=q.device)[:, None]
+    shift = torch.arange(offsets, device=q.device) - half
+    other = place + shift
+    real = ((other >= 0) & (other < rows))[None]
+    real = real if valid is None else real & valid
+    row = _attend(q, k, v, real, scale)
+    into = place - shift
+    inside = (into >= 0) & (into < rows)
+    index = into.clamp(0, rows - 1) * offsets + shift + half
+    seen = real.flatten(1)[:, index] & inside
+    turned = (_read(x, index).masked_fill(~seen[:, None, ..., None], 0) for x in across)
+    found = _attend(*turned, seen, scale)
+    back = other.clamp(0, rows - 1) * offsets + shift + half
+    out = torch.cat([row, _read(found, back)], dim=-1)
+    return out.masked_fill(~real[:, None, ..., None], 0)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor, scale: float | None) -> Tensor:
+    """Attend within each row of the grid to the cells that are real."""
+    hidden = ~real[:, None, ..., None]
+    k, v = k.masked_fill(hidden, 0), v.masked_fill(hidden, 0)
+    batch, _, rows, offsets, _ = q.shape
+    mask = real.expand(batch, -1, -1).flatten(0, 1)[:, None, None].expand(-1, -1, offsets, -1)
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return out.unflatten(0, (batch, rows)).transpose(1, 2)
+
+
+def _read(x: Tensor, index: Tensor) -> Tensor:
+    """Read cells `index [N, M]` of `x [B, H, N, M, D]`."""
+    flat = gather(x.flatten(2, 3), index.flatten().expand(*x.shape[:2], -1))
+    return flat.unflatten(2, index.shape)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, across: Three, valid: Tensor | None) -> None:
+    for name, x in (("q", q), ("k", k), ("v", v), *zip(("q", "k", "v"), across, strict=True)):
+        if x.dim() != 5 or x.shape[:4] != q.shape[:4] or x.shape[3] % 2 == 0:
+            raise ValueError(
+                f"plus_window: {name} has shape {list(x.shape)}, expected [batch, heads, rows, "
+                "an odd number of offsets, dim], the same for all but dim"
+            )
+    expected = [q.shape[0], *q.shape[2:4]] if q.dim() == 5 else []
+    if valid is not None and list(valid.shape) != expected:
+        raise ValueError(
+            f"plus_window: valid has shape {list(valid.shape)}, "
+            f"expected [batch, rows, offsets] = {expected}"
+        )
+
+
+SPEC = MechanismSpec(
+    name="plus_window",
+    family="spatial",
+    title="Sliding-window plus-shaped attention (BiSPA)",
+    paper="Ding et al., Small Language Model Makes an Effective Long Text Extractor (SeNER), "
+    "AAAI 2025 (arXiv:2502.07286)",
+    equation="out_ij = [Σ_j' softmax(q_ij k_ij'ᵀ / √d) v_ij', "
+    "Σ_i' softmax(q_ij k_i'jᵀ / √d) v_i'j] over |i - j'| <= w, |i' - j| <= w",
+    complexity="O(N · w² · d) for a band of N · (2 w + 1) pairs",
+    when_to_use="Scores of token pairs that lie near each other, as spans in long texts.",
+    correctness="Against masked softmax over the whole N × N grid in float64; equal to the "
+    "official code's attention.",
+    capabilities=Capabilities(key_padding=True),
+    function=plus_window_attention,
+)
+"""Not in the catalogue while the conformance kit has no checks for the spatial family."""
