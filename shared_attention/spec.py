@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from shared_attention.inputs import Inputs
 
-Family = Literal["attention", "recurrent", "mixer", "spatial", "graph"]
+Family = Literal["attention", "recurrent", "mixer", "pooling", "spatial", "graph"]
 
 
 @dataclass(frozen=True)
