@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -116,8 +117,12 @@ class AgentAttention(nn.Module):
         """Mean of the queries over each part, `[B, H, agents, D]`."""
         if valid is not None:
             return _part_means(q, self.pooled[0], valid)
-        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
-        agents = pool[len(self.pooled) - 1](self._channels(q), self.pooled)
+        pools: tuple[Callable[..., Tensor], ...] = (
+            F.adaptive_avg_pool1d,
+            F.adaptive_avg_pool2d,
+            F.adaptive_avg_pool3d,
+        )
+        agents = pools[len(self.pooled) - 1](self._channels(q), self.pooled)
         return agents.flatten(2).unflatten(1, (q.shape[1], -1)).mT
 
     def _channels(self, x: Tensor) -> Tensor:

@@ -104,7 +104,8 @@ def _global_pool(q: Tensor, k: Tensor, heads: int, valid: Tensor | None) -> Tens
     """Softmax pooling of k by the mean of q, `[B, 1, C]`."""
     count: Tensor | int = q.shape[1]
     if valid is not None:
-        q, count = q.masked_fill(~valid[..., None], 0), valid.sum(1)[:, None].clamp_min(1)
+        q = q.masked_fill(~valid[..., None], 0)
+        count = valid.sum(1)[:, None].clamp_min(1)
     mean = q.sum(1, dtype=torch.promote_types(q.dtype, torch.float32)) / count
     query = mean.to(k.dtype).unflatten(-1, (heads, -1))
     keys = k.unflatten(-1, (heads, -1))
