@@ -23,6 +23,7 @@ def local_blocks(
     right: int,
     keys: Tensor | None = None,
     scale: float | None = None,
+    always: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attend to the keys from `left` before to `right` after each query's position.
 
@@ -37,6 +38,7 @@ def local_blocks(
         right: Later keys that are seen.
         keys: bool `[B, S]`, the keys that are real.
         scale: Defaults to 1 / sqrt(Dk).
+        always: More keys and values that every query sees, `[1 or B, Hk, P, Dk]` and `Dv`.
 
     Returns:
         `[B, H, L, Dv]`; zero for queries that see no key.
@@ -63,6 +65,12 @@ def local_blocks(
     q = F.pad(q, (0, 0, 0, blocks * block - length))
     q = q.unflatten(2, (blocks, block)).transpose(1, 2).flatten(0, 1)
     k, v = (_around(x, before, after, span, block) for x in (k, v))
+    if always is not None:
+        k, v = (
+            torch.cat([x.expand(batch, -1, -1, -1).repeat_interleave(blocks, 0), y], dim=2)
+            for x, y in zip(always, (k, v), strict=True)
+        )
+        mask = F.pad(mask, (always[0].shape[2], 0), value=True)
     out = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, scale=scale, enable_gqa=k.shape[1] != heads
     )
