@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from shared_attention.errors import UnsupportedError
 from shared_attention.masks import Mask
+from shared_attention.primitives.attend import attend
 from shared_attention.primitives.hidden import blank_hidden
 from shared_attention.references.agent import reference_agent
 from shared_attention.refusal import accept
@@ -97,12 +100,13 @@ class AgentAttention(nn.Module):
         if visible is not None:
             k, v = blank_hidden(k, v, visible)
         agents = self._agents(q, valid)
-        gather = None if self.gather_bias is None else self.gather_bias()
-        hand = None if self.hand_bias is None else self.hand_bias().mT
-        seen = visible if gather is None else gather.to(q.dtype)[None]
-        hand = None if hand is None else hand.to(q.dtype)[None]
-        gathered = F.scaled_dot_product_attention(agents, k, v, attn_mask=seen)
-        out = F.scaled_dot_product_attention(q, agents, gathered, attn_mask=hand)
+        if self.gather_bias is None or self.hand_bias is None:
+            gathered = F.scaled_dot_product_attention(agents, k, v, attn_mask=visible)
+            out = F.scaled_dot_product_attention(q, agents, gathered)
+        else:
+            softmax = partial(torch.softmax, dim=-1)
+            gathered = attend(agents, k, v, bias=self.gather_bias(), normaliser=softmax)[0]
+            out = attend(q, agents, gathered, bias=self.hand_bias().mT, normaliser=softmax)[0]
         if self.conv_weight is not None:
             out = out + self._convolved(v)
         if valid is not None:
@@ -111,23 +115,28 @@ class AgentAttention(nn.Module):
 
     def _agents(self, q: Tensor, valid: Tensor | None) -> Tensor:
         """Mean of the queries over each part, `[B, H, agents, D]`."""
-        if self.grid is None:
+        if valid is not None:
             return _part_means(q, self.pooled[0], valid)
-        batch, heads = q.shape[:2]
-        maps = q.mT.flatten(0, 1).unflatten(-1, self.grid)
-        for axis, parts in enumerate(self.pooled, start=2):
-            maps = torch.movedim(_part_means(maps.movedim(axis, -2), parts, None), -2, axis)
-        return maps.flatten(2).mT.unflatten(0, (batch, heads))
+        pools: tuple[Callable[..., Tensor], ...] = (
+            F.adaptive_avg_pool1d,
+            F.adaptive_avg_pool2d,
+            F.adaptive_avg_pool3d,
+        )
+        agents = pools[len(self.pooled) - 1](self._channels(q), self.pooled)
+        return agents.flatten(2).unflatten(1, (q.shape[1], -1)).mT
+
+    def _channels(self, x: Tensor) -> Tensor:
+        """`[B, H, L, D]` as maps `[B, H D, *grid]`."""
+        return x.mT.flatten(1, 2).unflatten(-1, self.grid or (x.shape[2],))
 
     def _convolved(self, v: Tensor) -> Tensor:
-        heads, length = v.shape[1:3]
         assert self.conv_weight is not None
-        channels = v.mT.flatten(1, 2).unflatten(-1, self.grid or (length,))
+        channels = self._channels(v)
         convolve = (F.conv1d, F.conv2d, F.conv3d)[len(self.pooled) - 1]
         out = convolve(
             channels, self.conv_weight, self.conv_bias, padding=1, groups=channels.shape[1]
         )
-        return out.flatten(2).unflatten(1, (heads, -1)).mT
+        return out.flatten(2).unflatten(1, (v.shape[1], -1)).mT
 
 
 class _PositionBias(nn.Module):
@@ -145,25 +154,18 @@ class _PositionBias(nn.Module):
         return (enlarged + self.row + self.column).flatten(2)
 
 
-def _part_means(x: Tensor, parts: int, valid: Tensor | None) -> Tensor:
-    """Means of `[..., L, D]` over parts n from ⌊n L / parts⌋ to ⌈(n + 1) L / parts⌉.
+def _part_means(x: Tensor, parts: int, valid: Tensor) -> Tensor:
+    """Means of `[B, H, L, D]` over parts n from ⌊n L / parts⌋ to ⌈(n + 1) L / parts⌉.
 
-    With `valid [B, L]`, positions and L count what is valid only; x is then `[B, H, L, D]`.
+    Positions and L count what is valid only, as `adaptive_avg_pool1d` of each sample alone does.
     """
-    length = x.shape[-2]
+    x = x.masked_fill(~valid[:, None, :, None], 0)
     part = torch.arange(parts, device=x.device)[:, None]
-    if valid is None:
-        rank = torch.arange(length, device=x.device)
-        member = (rank >= part * length // parts) & (rank < -((-(part + 1) * length) // parts))
-    else:
-        x = x.masked_fill(~valid[:, None, :, None], 0)
-        rank = (valid.cumsum(1) - 1)[:, None, :]
-        total = valid.sum(1)[:, None, None]
-        member = (rank >= part * total // parts) & (rank < -((-(part + 1) * total) // parts))
-        member = (member & valid[:, None, :])[:, None]
-    wide = torch.promote_types(x.dtype, torch.float32)
-    weights = member.to(wide)
-    return (weights / weights.sum(-1, keepdim=True).clamp_min(1) @ x.to(wide)).to(x.dtype)
+    rank, total = (valid.cumsum(1) - 1)[:, None], valid.sum(1)[:, None, None]
+    member = (rank >= part * total // parts) & (rank < -((-(part + 1) * total) // parts))
+    weights = (member & valid[:, None])[:, None].to(torch.promote_types(x.dtype, torch.float32))
+    means = weights @ x.to(weights.dtype) / weights.sum(-1, keepdim=True).clamp_min(1)
+    return means.to(x.dtype)
 
 
 def _pooled_sizes(agents: int, grid: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -191,7 +193,7 @@ SPEC = MechanismSpec(
     equation="out = softmax(q Aᵀ / √d) softmax(A kᵀ / √d) v + DWC(v), A = pool(q)",
     complexity="O(L · agents · d) time and memory",
     when_to_use="Images and long sequences seen at once: global context at linear cost.",
-    correctness="Against explicit matrices in float64; equal to the official code, biases included.",
+    correctness="Against explicit matrices in float64; equal to the official code with its biases.",
     capabilities=Capabilities(key_padding=True, value_dim=False, scale=False, linear_in_v=False),
     options=(
         Option("agents", int, 49, "number of agent tokens"),

@@ -1,0 +1,157 @@
+"""PoNet: pooling over everything, over segments and over neighbours in place of attention."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared_attention.linear import Linear
+from shared_attention.masks import Mask, split
+from shared_attention.primitives.segment_pool import segment_pool
+from shared_attention.references.ponet import reference_ponet
+from shared_attention.refusal import refuse_parts
+from shared_attention.spec import Capabilities, MechanismSpec, Option
+
+
+class PoNet(nn.Module):
+    """Mix tokens by pooling: out = (global + segment max) ∘ O + local max, linear in the length.
+
+    Five projections of the input: global pools K by softmax of mean(Q) · K over the sequence, in
+    heads; segment takes the largest of each segment of K_s, local of each three neighbours of
+    K_l; O gates what was pooled. Segments are ⌊L / segments⌋ + 1 long, L being the number of the
+    sample's own positions. The official code segments the padded length, so padding moves its
+    segments, writes into its inputs where there is a mask, and divides by zero where a sample is
+    all padding. Padding here has no influence and gives zero.
+
+    Args:
+        channels: Width.
+        num_heads: Heads of the global pooling; divides `channels`.
+        segments: Number of segments.
+
+    Raises:
+        ValueError: The sizes do not divide, or `segments` is not positive.
+
+    Source: Tan et al., PoNet, ICLR 2022, eq. 1-7.
+    """
+
+    def __init__(self, channels: int, num_heads: int = 8, segments: int = 32) -> None:
+        super().__init__()
+        if num_heads < 1 or channels % num_heads:
+            raise ValueError(f"ponet: num_heads {num_heads} does not divide channels {channels}")
+        if segments < 1:
+            raise ValueError(f"ponet: option segments got {segments}, expected at least 1")
+        self.num_heads = num_heads
+        self.segments = segments
+        self.project = Linear(channels, 5 * channels)
+
+    def forward(self, x: Tensor, mask: Mask | None = None) -> Tensor:
+        """Mix `x [B, L, channels]`.
+
+        Args:
+            x: `[B, L, channels]`.
+            mask: `masks.keys(valid)`, or None.
+
+        Returns:
+            `[B, L, channels]`; zero at padded positions.
+
+        Raises:
+            ValueError: `x` or the mask has another shape.
+            UnsupportedError: The mask is of another kind.
+        """
+        valid = valid_positions(SPEC, x, mask)
+        if valid is not None:
+            x = x.masked_fill(~valid[..., None], 0)
+        q, k, o, segment, local = self.project(x).chunk(5, dim=-1)
+        overall = _global_pool(q, k, self.num_heads, valid)
+        fused = (overall + _segment_max(segment, self.segments, valid)) * o
+        out = fused + _local_max(local, valid)
+        return out if valid is None else out.masked_fill(~valid[..., None], 0)
+
+
+def valid_positions(spec: MechanismSpec, x: Tensor, mask: Mask | None) -> Tensor | None:
+    """Check the input of a mixer or pooler and return which positions are real.
+
+    Args:
+        spec: The mechanism.
+        x: `[B, L, C]`.
+        mask: `masks.keys(valid)`, or None.
+
+    Returns:
+        bool `[B, L]`, or None where all are.
+
+    Raises:
+        ValueError: `x` or the mask has another shape.
+        UnsupportedError: The mask is of another kind.
+    """
+    if x.dim() != 3 or not x.is_floating_point():
+        raise ValueError(
+            f"{spec.name}: x has shape {list(x.shape)} of {x.dtype}, "
+            "expected floats [batch, length, channels]"
+        )
+    if mask is not None and not isinstance(mask, Mask):
+        raise ValueError(f"{spec.name}: mask is a {type(mask).__name__}; use masks.keys(valid)")
+    parts = split(mask)
+    refuse_parts(spec, parts)
+    if mask is not None:
+        mask.check(x.shape[0], 1, x.shape[1], x.shape[1])
+    return parts.keys
+
+
+def _global_pool(q: Tensor, k: Tensor, heads: int, valid: Tensor | None) -> Tensor:
+    """Softmax pooling of k by the mean of q, `[B, 1, C]`."""
+    count: Tensor | int = q.shape[1]
+    if valid is not None:
+        q = q.masked_fill(~valid[..., None], 0)
+        count = valid.sum(1)[:, None].clamp_min(1)
+    mean = q.sum(1, dtype=torch.promote_types(q.dtype, torch.float32)) / count
+    query = mean.to(k.dtype).unflatten(-1, (heads, -1))
+    keys = k.unflatten(-1, (heads, -1))
+    scores = torch.einsum("bhd,blhd->bhl", query, keys) / math.sqrt(keys.shape[-1])
+    if valid is not None:
+        scores = scores.masked_fill(~valid[:, None], torch.finfo(scores.dtype).min)
+    return torch.einsum("bhl,blhd->bhd", scores.softmax(-1), keys).flatten(1)[:, None]
+
+
+def _segment_max(x: Tensor, segments: int, valid: Tensor | None) -> Tensor:
+    """Largest of each position's segment, `[B, L, C]`."""
+    length = x.shape[1]
+    if valid is None:
+        size = length // segments + 1
+        padded = F.pad(x, (0, 0, 0, -length % size), value=-math.inf)
+        largest = padded.unflatten(1, (-1, size)).amax(2)
+        return largest.repeat_interleave(size, 1)[:, :length]
+    size = valid.sum(1, keepdim=True) // segments + 1
+    segment = torch.where(valid, (valid.cumsum(1) - 1) // size, -1)
+    pooled = segment_pool(x[:, None], segment, segments, reduce="amax")[:, 0]
+    return pooled.take_along_dim(segment.clamp_min(0)[..., None], 1)
+
+
+def _local_max(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Largest of each position and its two neighbours, `[B, L, C]`."""
+    if valid is not None:
+        x = x.masked_fill(~valid[..., None], -math.inf)
+    around = F.pad(x, (0, 0, 1, 1), value=-math.inf)
+    return torch.maximum(torch.maximum(around[:, :-2], x), around[:, 2:])
+
+
+SPEC = MechanismSpec(
+    name="ponet",
+    family="mixer",
+    title="Pooling network (PoNet)",
+    paper="Tan et al., PoNet: Pooling Network for Efficient Token Mixing in Long Sequences, "
+    "ICLR 2022 (arXiv:2110.02442)",
+    equation="out = (Σ_j softmax_j(mean(Q)·K_j) K_j + segment max) ∘ O + local max",
+    complexity="O(L · C) beside the projections",
+    when_to_use="Long texts read at once, where attention is too slow.",
+    correctness="Against loops in float64; equal to the official code without padding.",
+    capabilities=Capabilities(key_padding=True, scale=False, linear_in_v=False),
+    options=(
+        Option("num_heads", int, 8, "heads of the global pooling"),
+        Option("segments", int, 32, "number of segments"),
+    ),
+    module=PoNet,
+    reference=reference_ponet,
+)
