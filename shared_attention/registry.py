@@ -29,6 +29,7 @@ BUILT_IN = (
     "cross_contextual",
     "density_adaptive",
     "histogram",
+    "hyper_zzw",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 
