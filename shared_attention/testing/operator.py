@@ -56,7 +56,7 @@ class Operator:
             torch.manual_seed(0)
             module = self.spec.build(**arguments)
             for parameter in module.parameters():
-                if parameter.std() == 0 or parameter.numel() == 1:
+                if parameter.numel() == 1 or parameter.std() == 0:
                     nn.init.normal_(parameter, mean=float(parameter.detach().mean()), std=0.2)
         return copy.deepcopy(module).to(dtype).eval()
 
