@@ -54,6 +54,7 @@ BUILT_IN = (
     "deformable",
     "deformable_3d",
     "graph_attention",
+    "hyper_zzw",
 )
 """Modules of `shared_attention.mechanisms`, each with a `SPEC`, in listing order."""
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from shared_attention.grid import accept_grid
 from shared_attention.masks import Mask
+from shared_attention.primitives.depthwise import depthwise_conv
 from shared_attention.primitives.permutation import ascending, put_back, take
 from shared_attention.references.histogram import reference_histogram
 from shared_attention.spec import Capabilities, MechanismSpec, Option
@@ -77,23 +78,21 @@ class HistogramAttention(nn.Module):
         by_column = ascending(columns)
         rows = take(columns, by_column).mT.contiguous()
         by_row = ascending(rows)
-        mixed = torch.cat([take(rows, by_row), image[:, half:]], 1)
-        mixed = self._convolve(self.qkv_dwconv, self._convolve(self.qkv, mixed))
-        parts = mixed.flatten(2).unflatten(1, (5, self.channels))
-        order = ascending(parts[:, 4])
-        q1, k1, q2, k2, v = take(parts, order[:, None].expand(parts.shape)).unbind(1)
+        mixed = torch.cat([take(rows, by_row), image[:, half:]], 1).movedim(1, -1)
+        mixed = _pointwise(self.qkv, mixed)
+        layer = self.qkv_dwconv
+        bias = None if layer.bias is None else layer.bias.to(mixed.dtype)
+        mixed = depthwise_conv(mixed, layer.weight.to(mixed.dtype), bias)
+        mixed = mixed.flatten(1, 2).mT.contiguous()
+        q1, k1, q2, k2, v = mixed.unflatten(1, (5, self.channels)).unbind(1)
+        order = ascending(v)
+        q1, k1, q2, k2, v = (take(y, order) for y in (q1, k1, q2, k2, v))
         out = self._bins(q1, k1, v, consecutive=True) * self._bins(q2, k2, v, consecutive=False)
         out = put_back(out, order).unflatten(2, image.shape[2:])
-        out = self._convolve(self.project_out, out)
+        out = _pointwise(self.project_out, out.movedim(1, -1)).movedim(-1, 1)
         first = put_back(out[:, :half], by_row).mT
         first = put_back(first.contiguous(), by_column).mT
         return torch.cat([first, out[:, half:]], 1).movedim(1, -1).to(x.dtype)
-
-    def _convolve(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
-        """Apply a convolution in the type of `x`."""
-        bias = None if layer.bias is None else layer.bias.to(x.dtype)
-        weight = layer.weight.to(x.dtype)
-        return F.conv2d(x, weight, bias, padding=layer.padding, groups=layer.groups)
 
     def _bins(self, q: Tensor, k: Tensor, v: Tensor, *, consecutive: bool) -> Tensor:
         """Attend between the bins of sorted pixels `[B, C, S]`."""
@@ -111,6 +110,12 @@ class HistogramAttention(nn.Module):
         out = (_softmax_plus_one(scores) @ cut(v)).unflatten(2, (-1, bins))
         out = out if consecutive else out.mT
         return out.flatten(-2).flatten(1, 2)[..., :pixels]
+
+
+def _pointwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a 1x1 convolution to `x [B, H, W, C]` in its type."""
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.linear(x, layer.weight.flatten(1).to(x.dtype), bias)
 
 
 def _softmax_plus_one(scores: Tensor) -> Tensor:
