@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_attention.linear import Linear
+from shared_attention.primitives.edge_products import edge_scores, edge_sums
 from shared_attention.primitives.segment_softmax import segment_softmax
 from shared_attention.references.graph_attention import reference_graph_attention
 from shared_attention.spec import Capabilities, MechanismSpec, Option
@@ -94,26 +95,28 @@ class GraphAttention(nn.Module):
         qkv = self.qkv(x).to(wide).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.unbind(1)
         q = q / math.sqrt(q.shape[-1])
-        scores = (q.index_select(0, target) * k.index_select(0, source)).sum(-1)
+        scores = edge_scores(q, k, source, target)
         if edge_features is not None:
             features = edge_features.to(wide)
             edge = self.edge.weight.to(wide).unflatten(0, (self.num_heads, -1))
-            asked = torch.einsum("nhd,hdf->nhf", q, edge).index_select(0, target)
-            scores = scores + (asked * features[:, None]).sum(-1)
+            asked = torch.einsum("nhd,hdf->nhf", q, edge)
+            every = torch.arange(len(features), device=x.device)
+            shared = features[:, None].expand(-1, self.num_heads, -1)
+            scores = scores + edge_scores(asked, shared, every, target)
         if edge_type is not None:
             scores = scores + self.type_bias.to(wide).index_select(0, edge_type)
         if edge_bias is not None:
             scores = scores + edge_bias.to(wide)
-        weights = segment_softmax(scores, target, nodes)[..., None]
-        out = v.new_zeros(v.shape).index_add(0, target, weights * v.index_select(0, source))
+        weights = segment_softmax(scores, target, nodes)
+        out = edge_sums(weights, v, source, target)
         if edge_features is not None:
-            seen = features.new_zeros(nodes, self.num_heads, self.edge_dim)
-            seen = seen.index_add(0, target, weights * features[:, None])
+            seen = weights[..., None] * features[:, None]
+            seen = seen.new_zeros(nodes, *seen.shape[1:]).index_add(0, target, seen)
             out = out + torch.einsum("nhf,hdf->nhd", seen, edge)
         if edge_type is not None:
             cell = target * self.edge_types + edge_type
             share = weights.new_zeros(nodes * self.edge_types, self.num_heads)
-            share = share.index_add(0, cell, weights[..., 0]).unflatten(0, (nodes, -1))
+            share = share.index_add(0, cell, weights).unflatten(0, (nodes, -1))
             values = self.type_value.to(wide).unflatten(-1, (self.num_heads, -1))
             out = out + torch.einsum("nth,thd->nhd", share, values)
         return out.flatten(1).to(x.dtype)

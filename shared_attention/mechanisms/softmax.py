@@ -10,7 +10,7 @@ from torch import Tensor
 from shared_attention import masks
 from shared_attention.inputs import Inputs, check_inputs
 from shared_attention.masks import Mask
-from shared_attention.mechanisms import flex
+from shared_attention.mechanisms import flex, lean
 from shared_attention.mechanisms.kv_state import (
     KeyValueState,
     continue_attention,
@@ -202,6 +202,7 @@ SPEC = MechanismSpec(
         Backend("sdpa", _sdpa),
         Backend("flex", flex.flex_softmax_attention, flex.why_not),
         Backend("eager", eager_softmax_attention),
+        Backend("lean", lean.lean_attention, lean.why_not),
     ),
     rich=rich_softmax_attention,
     reference=reference_softmax,

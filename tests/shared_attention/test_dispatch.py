@@ -86,6 +86,7 @@ def test_explain_dispatch_prints_every_backend():
         "  sdpa     can",
         "  flex     can",
         "  eager    can",
+        "  lean     can",
     ]
 
 
