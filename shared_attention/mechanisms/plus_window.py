@@ -109,8 +109,7 @@ SPEC = MechanismSpec(
     "Σ_i' softmax(q_ij k_i'jᵀ / √d) v_i'j] over |i - j'| <= w, |i' - j| <= w",
     complexity="O(N · w² · d) for a band of N · (2 w + 1) pairs",
     when_to_use="Scores of token pairs that lie near each other, as spans in long texts.",
-    correctness="Against masked softmax over the whole N × N grid in float64; equal to the "
-    "official code's attention.",
+    correctness="Against masked softmax over the whole N × N grid in float64.",
     capabilities=Capabilities(key_padding=True),
     function=plus_window_attention,
 )
