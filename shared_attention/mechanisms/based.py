@@ -13,9 +13,13 @@ from shared_attention.masks import Mask
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.hidden import blank_hidden
 from shared_attention.primitives.linear_scan import split_chunks, sums_before
+from shared_attention.primitives.segments import in_segments
 from shared_attention.references.based import reference_based
 from shared_attention.refusal import accept
 from shared_attention.spec import Capabilities, MechanismSpec
+
+SEGMENT = 1024
+"""Positions whose features are in memory at once."""
 
 LEAST_WEIGHT = 0.5
 """1 + s + s²/2 is never less, so a row with a key has at least this normaliser."""
@@ -127,6 +131,20 @@ def _scan(
     q: Tensor, k: Tensor, values: Tensor, state: Tensor | None, valid: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Causal sums of the weighted values, and the state after the last position."""
+    if valid is None:
+        return in_segments(_scan_segment, (q, k, values), state, SEGMENT)
+
+    def advance(
+        q: Tensor, k: Tensor, values: Tensor, valid: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return _scan_segment(q, k, values, state, valid[:, 0])
+
+    return in_segments(advance, (q, k, values, valid[:, None]), state, SEGMENT)
+
+
+def _scan_segment(
+    q: Tensor, k: Tensor, values: Tensor, state: Tensor | None, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     length = q.shape[2]
     if length == 1:
         added = _hidden(taylor_features(k), valid).mT @ values

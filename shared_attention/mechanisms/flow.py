@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from shared_attention.masks import Mask
 from shared_attention.mechanisms.paired import query_padding, same_lengths
 from shared_attention.primitives.linear_scan import linear_scan
+from shared_attention.primitives.segments import in_segments
 from shared_attention.references.flow import reference_flow
 from shared_attention.refusal import accept
 from shared_attention.spec import Capabilities, MechanismSpec, Option
@@ -61,7 +63,7 @@ def flow_attention(
     if parts.causal:
         same_lengths("flow", "a causal mask", q, k)
         state = empty_flow(q.shape[0], q.shape[1], q.shape[3], v.shape[3], device=q.device)
-        return _causal(q, k, v, state, parts.keys)[0]
+        return _stream(q, k, v, state, parts.keys)[0]
     queries = query_padding(parts.keys, q, k, self_attention)
     sinks, sources, values = _features(q, k, v, parts.keys)
     counted = sinks if queries is None else _hide(sinks, queries)
@@ -152,7 +154,21 @@ def prefill_flow(
     if parts.causal or parts.window or parts.rest:
         raise ValueError("flow: prefill got a mask other than masks.keys; it is causal already")
     same_lengths("flow", "prefill", q, k)
-    return _causal(q, k, v, state, parts.keys)
+    return _stream(q, k, v, state, parts.keys)
+
+
+def _stream(
+    q: Tensor, k: Tensor, v: Tensor, state: FlowState, valid: Tensor | None
+) -> tuple[Tensor, FlowState]:
+    if valid is None:
+        return in_segments(partial(_causal, valid=None), (q, k, v), state)
+
+    def advance(
+        q: Tensor, k: Tensor, v: Tensor, valid: Tensor, state: FlowState
+    ) -> tuple[Tensor, FlowState]:
+        return _causal(q, k, v, state, valid[:, 0])
+
+    return in_segments(advance, (q, k, v, valid[:, None]), state)
 
 
 def _causal(

@@ -102,11 +102,12 @@ def valid_positions(spec: MechanismSpec, x: Tensor, mask: Mask | None) -> Tensor
 
 def _global_pool(q: Tensor, k: Tensor, heads: int, valid: Tensor | None) -> Tensor:
     """Softmax pooling of k by the mean of q, `[B, 1, C]`."""
-    count: Tensor | int = q.shape[1]
-    if valid is not None:
-        q = q.masked_fill(~valid[..., None], 0)
-        count = valid.sum(1)[:, None].clamp_min(1)
-    mean = q.sum(1, dtype=torch.promote_types(q.dtype, torch.float32)) / count
+    wide = torch.promote_types(q.dtype, torch.float32)
+    if valid is None:
+        mean = q.mean(1, dtype=wide)
+    else:
+        total = q.masked_fill(~valid[..., None], 0).sum(1, dtype=wide)
+        mean = total / valid.sum(1)[:, None].clamp_min(1)
     query = mean.to(k.dtype).unflatten(-1, (heads, -1))
     keys = k.unflatten(-1, (heads, -1))
     scores = torch.einsum("bhd,blhd->bhl", query, keys) / math.sqrt(keys.shape[-1])

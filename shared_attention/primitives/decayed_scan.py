@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attention.primitives.linear_scan import split_chunks
+from shared_attention.primitives.segments import in_segments
 
 
 def decayed_scan(
@@ -37,9 +40,15 @@ def decayed_scan(
     Returns:
         `(out [B, H, L, D], state [B, H, F, D])`, both float32 for half-precision inputs.
     """
-    length = q.shape[2]
     wide = torch.promote_types(q.dtype, torch.float32)
-    q, k, v, log_decay = (x.to(wide) for x in (q, k, v, log_decay))
+    inputs = (q.to(wide), k.to(wide), v.to(wide), log_decay.to(wide))
+    return in_segments(partial(_scan, chunk=chunk), inputs, state)
+
+
+def _scan(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor]:
+    length = q.shape[2]
     if length == 1:
         after = k.mT @ v
         after = after if state is None else log_decay.exp().mT * state + after
@@ -49,7 +58,7 @@ def decayed_scan(
     weights, from_start, to_end = _within(q, k, log_decay)
     sums = (k * to_end.exp()).mT @ v
     decays = from_start[..., -1:, :].exp().mT
-    after = torch.zeros_like(sums[:, :, 0]) if state is None else state.to(wide)
+    after = torch.zeros_like(sums[:, :, 0]) if state is None else state.to(q.dtype)
     before = []
     for decay, added in zip(decays.unbind(2), sums.unbind(2), strict=True):
         before.append(after)
