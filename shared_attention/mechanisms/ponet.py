@@ -120,10 +120,10 @@ def _segment_max(x: Tensor, segments: int, valid: Tensor | None) -> Tensor:
     """Largest of each position's segment, `[B, L, C]`."""
     length = x.shape[1]
     if valid is None:
-        size = length // segments + 1
-        padded = F.pad(x, (0, 0, 0, -length % size), value=-math.inf)
-        largest = padded.unflatten(1, (-1, size)).amax(2)
-        return largest.repeat_interleave(size, 1)[:, :length]
+        own = length // segments + 1
+        padded = F.pad(x, (0, 0, 0, -length % own), value=-math.inf)
+        largest = padded.unflatten(1, (-1, own)).amax(2)
+        return largest.repeat_interleave(own, 1)[:, :length]
     size = valid.sum(1, keepdim=True) // segments + 1
     segment = torch.where(valid, (valid.cumsum(1) - 1) // size, -1)
     pooled = segment_pool(x[:, None], segment, segments, reduce="amax")[:, 0]
