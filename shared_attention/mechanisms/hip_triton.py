@@ -57,14 +57,14 @@ def attend_blocks(
 @functools.cache
 def _kernel() -> tuple[Any, Any]:
     """Define the kernel, so that triton is imported only where it is used."""
-    import triton
-    import triton.language as tl
+    import triton  # type: ignore[import-untyped]
+    import triton.language as tl  # type: ignore[import-untyped]
 
     @triton.jit
-    def kernel(
+    def kernel(  # type: ignore[no-untyped-def]
         q, k, v, ids, real, out, scale, length, listed, heads, width, values, block,
         BLOCK: tl.constexpr, WIDTH: tl.constexpr, VALUES: tl.constexpr, CAUSAL: tl.constexpr,
-    ):  # fmt: skip  # type: ignore[no-untyped-def]
+    ):  # fmt: skip
         own, problem = tl.program_id(0), tl.program_id(1).to(tl.int64)
         count = tl.load(real + problem // heads)
         inside, d, dv = tl.arange(0, BLOCK), tl.arange(0, WIDTH), tl.arange(0, VALUES)
