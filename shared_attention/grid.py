@@ -61,3 +61,11 @@ def accept_grid(
 def blank(x: Tensor, valid: Tensor | None) -> Tensor:
     """Set the positions that are not valid to zero, whatever they hold."""
     return x if valid is None else x.masked_fill(~valid, 0)
+
+
+def valid_positions(
+    spec: MechanismSpec, x: Tensor, channels: int, mask: Mask | None
+) -> Tensor | None:
+    """As `accept_grid` for sequences `[B, L, C]`; returns bool `[B, L]` or None."""
+    valid = accept_grid(spec, x, channels, mask, dims=(1,))
+    return None if valid is None else valid[..., 0]

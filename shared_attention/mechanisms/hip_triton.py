@@ -57,8 +57,8 @@ def attend_blocks(
 @functools.cache
 def _kernel() -> tuple[Any, Any]:
     """Define the kernel, so that triton is imported only where it is used."""
-    import triton
-    import triton.language as tl
+    import triton  # type: ignore[import-untyped]
+    import triton.language as tl  # type: ignore[import-untyped]
 
     @triton.jit
     def kernel(  # type: ignore[no-untyped-def]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from shared_attention.grid import valid_positions
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.ponet import valid_positions
 from shared_attention.primitives.attend import softmax
 from shared_attention.references.lama import reference_lama
 from shared_attention.spec import Capabilities, MechanismSpec, Option
@@ -54,14 +54,14 @@ class LowRankPooling(nn.Module):
             ValueError: `x` or the mask has another shape.
             UnsupportedError: The mask is of another kind.
         """
-        valid = valid_positions(SPEC, x, mask)
+        valid = valid_positions(SPEC, x, len(self.query), mask)
         if valid is not None:
             x = x.masked_fill(~valid[..., None], 0)
         return self.weights(x, mask) @ x
 
     def weights(self, x: Tensor, mask: Mask | None = None) -> Tensor:
         """Return the weights `[B, heads, L]` that `forward` pools with."""
-        valid = valid_positions(SPEC, x, mask)
+        valid = valid_positions(SPEC, x, len(self.query), mask)
         wide = torch.promote_types(x.dtype, torch.float32)
         inputs = x.to(wide)
         count: Tensor | int = x.shape[1]

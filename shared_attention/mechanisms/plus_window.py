@@ -62,8 +62,8 @@ def plus_window_attention(
     inside = (into >= 0) & (into < rows)
     index = into.clamp(0, rows - 1) * offsets + shift + half
     seen = real.flatten(1)[:, index] & inside
-    turned = [_read(x, index).masked_fill(~seen[:, None, ..., None], 0) for x in across]
-    found = _attend(turned[0], turned[1], turned[2], seen, scale)
+    one, key, value = (_read(x, index) for x in across)
+    found = _attend(one, key, value, seen, scale)
     back = other.clamp(0, rows - 1) * offsets + shift + half
     out = torch.cat([row, _read(found, back)], dim=-1)
     return out.masked_fill(~real[:, None, ..., None], 0)

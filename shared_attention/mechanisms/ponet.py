@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_attention.grid import valid_positions
 from shared_attention.linear import Linear
-from shared_attention.masks import Mask, split
+from shared_attention.masks import Mask
 from shared_attention.primitives.segment_pool import segment_pool
 from shared_attention.references.ponet import reference_ponet
-from shared_attention.refusal import refuse_parts
 from shared_attention.spec import Capabilities, MechanismSpec, Option
 
 
@@ -61,7 +61,7 @@ class PoNet(nn.Module):
             ValueError: `x` or the mask has another shape.
             UnsupportedError: The mask is of another kind.
         """
-        valid = valid_positions(SPEC, x, mask)
+        valid = valid_positions(SPEC, x, self.project.in_features, mask)
         if valid is not None:
             x = x.masked_fill(~valid[..., None], 0)
         q, k, o, segment, local = self.project(x).chunk(5, dim=-1)
@@ -69,35 +69,6 @@ class PoNet(nn.Module):
         fused = (overall + _segment_max(segment, self.segments, valid)) * o
         out = fused + _local_max(local, valid)
         return out if valid is None else out.masked_fill(~valid[..., None], 0)
-
-
-def valid_positions(spec: MechanismSpec, x: Tensor, mask: Mask | None) -> Tensor | None:
-    """Check the input of a mixer or pooler and return which positions are real.
-
-    Args:
-        spec: The mechanism.
-        x: `[B, L, C]`.
-        mask: `masks.keys(valid)`, or None.
-
-    Returns:
-        bool `[B, L]`, or None where all are.
-
-    Raises:
-        ValueError: `x` or the mask has another shape.
-        UnsupportedError: The mask is of another kind.
-    """
-    if x.dim() != 3 or not x.is_floating_point():
-        raise ValueError(
-            f"{spec.name}: x has shape {list(x.shape)} of {x.dtype}, "
-            "expected floats [batch, length, channels]"
-        )
-    if mask is not None and not isinstance(mask, Mask):
-        raise ValueError(f"{spec.name}: mask is a {type(mask).__name__}; use masks.keys(valid)")
-    parts = split(mask)
-    refuse_parts(spec, parts)
-    if mask is not None:
-        mask.check(x.shape[0], 1, x.shape[1], x.shape[1])
-    return parts.keys
 
 
 def _global_pool(q: Tensor, k: Tensor, heads: int, valid: Tensor | None) -> Tensor:
