@@ -17,7 +17,7 @@ def why_not(inputs: Inputs) -> list[str]:
     """List the reasons why the kernel cannot serve these inputs."""
     reasons = []
     if importlib.util.find_spec("triton") is None:
-        reasons.append("triton is not installed")
+        reasons.append("triton is missing: pip install 'heed-core[triton]'")
     if inputs.q.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         reasons.append(f"the tensors are on {inputs.q.device.type}, it needs cuda")
     if inputs.q.dtype not in (torch.float16, torch.bfloat16, torch.float32):
@@ -57,8 +57,8 @@ def attend_blocks(
 @functools.cache
 def _kernel() -> tuple[Any, Any]:
     """Define the kernel, so that triton is imported only where it is used."""
-    import triton  # type: ignore[import-untyped]
-    import triton.language as tl  # type: ignore[import-untyped]
+    import triton
+    import triton.language as tl
 
     @triton.jit
     def kernel(  # type: ignore[no-untyped-def]

@@ -164,7 +164,7 @@ def why_not(inputs: Inputs) -> list[str]:
         if inputs.needs_grad:
             reasons.append("its kernel has no backward pass")
         if not _has_triton():
-            reasons.append("triton is not installed")
+            reasons.append("triton is missing: pip install 'heed-core[triton]'")
     return reasons
 
 

@@ -125,7 +125,7 @@ def test_the_weights_of_lama_are_distributions_over_what_is_valid():
 def test_refusals_say_what_and_why(name, module):
     with pytest.raises(UnsupportedError, match=f"{name} cannot honour a causal mask"):
         module(draw(5), masks.causal())
-    with pytest.raises(ValueError, match=r"expected floats \[batch, length, channels\]"):
+    with pytest.raises(ValueError, match=r"x has shape \[5, 8\], expected \[batch, \*grid, 8\]"):
         module(draw(5)[0])
     with pytest.raises(ValueError, match=r"masks\.keys"):
         module(draw(5), torch.ones(3, 5, dtype=torch.bool))

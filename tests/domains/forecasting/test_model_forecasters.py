@@ -16,6 +16,8 @@ NARROW = {
     "prob_sparse": {"factor": 1},
     "sink_window": {"sinks": 0, "left": 1, "right": 0},
     "landmark": {"block": 2},
+    "hip": {"block": 1, "top_k": 1, "sinks": 0, "window": 0},
+    "arrow": {"prefix": 0, "left": 1, "right": 0},
     "core_context": {"local": 1, "group": 2},
     "hyper": {"block": 1, "samples": 1, "min_seq_len": 1},
 }
