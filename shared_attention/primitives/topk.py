@@ -31,4 +31,5 @@ def gather(x: Tensor, index: Tensor) -> Tensor:
     """
     batch, heads, count, width = x.shape
     first = torch.arange(batch * heads, device=x.device).view(batch, heads, 1) * count
-    return x.reshape(-1, width)[(index + first).flatten()].view(*index.shape, width)
+    rows = x.reshape(-1, width).index_select(0, (index + first).flatten())
+    return rows.view(*index.shape, width)
