@@ -189,10 +189,12 @@ def _inverse(slots: Tensor, length: int) -> Tensor:
 def _rows(x: Tensor, index: Tensor) -> Tensor:
     """Read rows `index [N, n]` of `x [N, S, D]`."""
     first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
-    return x.reshape(-1, x.shape[2])[index + first]
+    rows = x.reshape(-1, x.shape[2]).index_select(0, (index + first).flatten())
+    return rows.view(*index.shape, -1)
 
 
 def _fetch(x: Tensor, owner: Tensor) -> Tensor:
     """Read blocks `owner [N, T]` of `x [N, M, b, D]`."""
     first = torch.arange(len(x), device=x.device)[:, None] * x.shape[1]
-    return x.flatten(0, 1)[owner + first]
+    blocks = x.reshape(len(x) * x.shape[1], -1).index_select(0, (owner + first).flatten())
+    return blocks.view(*owner.shape, *x.shape[2:])
