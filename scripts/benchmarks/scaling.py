@@ -11,7 +11,6 @@ of the processor time of the fastest of a few forward passes.
 from __future__ import annotations
 
 import argparse
-import importlib
 import math
 from collections.abc import Callable
 
@@ -20,14 +19,6 @@ from timing import interleaved
 
 from shared_attention import catalogue, masks
 from shared_attention.spec import MechanismSpec
-
-OTHERS = {"ponet": "shared_attention.mechanisms.ponet", "lama": "shared_attention.mechanisms.lama"}
-"""Mixers and poolers by module; the catalogue's own need no entry."""
-
-
-def specs() -> dict[str, MechanismSpec]:
-    found = {name: importlib.import_module(module).SPEC for name, module in OTHERS.items()}
-    return {**found, **catalogue()}
 
 
 def linear(spec: MechanismSpec) -> bool:
@@ -67,7 +58,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    known = specs()
+    known = catalogue()
     names = arguments.names or [name for name, spec in known.items() if linear(spec)]
     print(f"torch {torch.__version__}, 1 thread, {arguments.heads} heads of {arguments.head_dim}")
     print(f"| mechanism | mask | {' | '.join(f'{n} ms' for n in arguments.lengths)} | exponent |")
