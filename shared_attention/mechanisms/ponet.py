@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attention.grid import valid_positions
-from shared_attention.linear import Linear
+from shared_attention.linear import Linear, linear
 from shared_attention.masks import Mask
 from shared_attention.primitives.segment_pool import segment_pool
 from shared_attention.references.ponet import reference_ponet
@@ -64,27 +64,37 @@ class PoNet(nn.Module):
         valid = valid_positions(SPEC, x, self.project.in_features, mask)
         if valid is not None:
             x = x.masked_fill(~valid[..., None], 0)
-        q, k, o, segment, local = self.project(x).chunk(5, dim=-1)
-        overall = _global_pool(q, k, self.num_heads, valid)
+        sizes = [2 * x.shape[-1], 3 * x.shape[-1]]
+        pooling, rest = zip(
+            self.project.weight.split(sizes), self.project.bias.split(sizes), strict=True
+        )
+        overall = _global_pool(x, *pooling, self.num_heads, valid)
+        o, segment, local = linear(x, *rest).chunk(3, dim=-1)
         fused = (overall + _segment_max(segment, self.segments, valid)) * o
         out = fused + _local_max(local, valid)
         return out if valid is None else out.masked_fill(~valid[..., None], 0)
 
 
-def _global_pool(q: Tensor, k: Tensor, heads: int, valid: Tensor | None) -> Tensor:
-    """Softmax pooling of k by the mean of q, `[B, 1, C]`."""
-    wide = torch.promote_types(q.dtype, torch.float32)
-    if valid is None:
-        mean = q.mean(1, dtype=wide)
-    else:
-        total = q.masked_fill(~valid[..., None], 0).sum(1, dtype=wide)
-        mean = total / valid.sum(1)[:, None].clamp_min(1)
-    query = mean.to(k.dtype).unflatten(-1, (heads, -1))
-    keys = k.unflatten(-1, (heads, -1))
-    scores = torch.einsum("bhd,blhd->bhl", query, keys) / math.sqrt(keys.shape[-1])
+def _global_pool(
+    x: Tensor, weight: Tensor, bias: Tensor, heads: int, valid: Tensor | None
+) -> Tensor:
+    """Softmax pooling of K by the mean of Q, `[B, 1, C]`, forming neither Q nor K.
+
+    Both are linear in x `[B, L, C]`, zero where it is padded: the mean of Q is that of x
+    projected, q · k_t is x_t · (W_kᵀ q) but for what softmax cancels, and K is pooled as x is.
+    """
+    (q_weight, k_weight), (q_bias, k_bias) = weight.chunk(2), bias.chunk(2)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    count = x.shape[1] if valid is None else valid.sum(1)[:, None].clamp_min(1)
+    mean = x.sum(1, dtype=wide) / count
+    query = linear(mean.to(x.dtype), q_weight, q_bias).unflatten(-1, (heads, -1))
+    keys = k_weight.unflatten(0, (heads, -1))
+    towards = torch.einsum("bhd,hdc->bhc", query, keys) / math.sqrt(keys.shape[1])
+    scores = (x @ towards.mT).mT
     if valid is not None:
         scores = scores.masked_fill(~valid[:, None], torch.finfo(scores.dtype).min)
-    return torch.einsum("bhl,blhd->bhd", scores.softmax(-1), keys).flatten(1)[:, None]
+    pooled = torch.einsum("bhc,hdc->bhd", scores.softmax(-1) @ x, keys)
+    return (pooled.flatten(1) + k_bias)[:, None]
 
 
 def _segment_max(x: Tensor, segments: int, valid: Tensor | None) -> Tensor:
