@@ -18,8 +18,8 @@ from domains.forecasting.models.parts.running_scale import (
     running_scales,
     update_scale,
 )
-from domains.forecasting.models.parts.stream_layer import StreamLayer, choose_streaming
 from shared_attention.dropout import Dropout
+from shared_attention.layers.stream_layer import StreamLayer, choose_streaming
 from shared_attention.linear import Linear
 
 

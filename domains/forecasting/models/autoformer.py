@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from domains.forecasting.models.parts.attention_choice import AttentionChoice, choose_attention
 from domains.forecasting.models.parts.circular import CircularConvolution
 from domains.forecasting.models.parts.covariates import refuse_covariates
 from domains.forecasting.models.parts.decomposition import CentredLayerNorm, decompose
@@ -20,6 +19,7 @@ from domains.forecasting.models.parts.start_tokens import (
     tail_validity,
 )
 from domains.forecasting.models.parts.token_embedding import TokenEmbedding
+from shared_attention.choice import AttentionChoice, choose_attention
 from shared_attention.dropout import Dropout, dropout
 from shared_attention.linear import Linear
 from shared_attention.masks import Mask

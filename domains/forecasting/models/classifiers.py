@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from domains.forecasting.models.parts.attention_choice import choose_attention
 from domains.forecasting.models.parts.normalisation import keep_valid, valid_mean
+from shared_attention.choice import choose_attention
 from shared_attention.dropout import Dropout
 from shared_attention.layers import EncoderLayer, SinusoidalPositions
 from shared_attention.linear import Linear

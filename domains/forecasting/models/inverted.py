@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from domains.forecasting.models.parts.attention_choice import choose_attention
 from domains.forecasting.models.parts.covariates import refuse_covariates
 from domains.forecasting.models.parts.heads import ordered
 from domains.forecasting.models.parts.normalisation import (
@@ -17,6 +16,7 @@ from domains.forecasting.models.parts.normalisation import (
     normalise_window,
 )
 from domains.forecasting.models.parts.season import LearnedSeason
+from shared_attention.choice import choose_attention
 from shared_attention.dropout import Dropout
 from shared_attention.layers import EncoderLayer
 from shared_attention.linear import Linear

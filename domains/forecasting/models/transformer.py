@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from domains.forecasting.models.parts.attention_choice import choose_attention
 from domains.forecasting.models.parts.encoder_decoder import EncoderDecoder, Size
 from domains.forecasting.models.parts.start_tokens import label_steps
+from shared_attention.choice import choose_attention
 
 
 class TransformerForecaster(EncoderDecoder):

@@ -7,7 +7,6 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from domains.forecasting.models.parts.attention_choice import AttentionChoice
 from domains.forecasting.models.parts.covariates import refuse_covariates
 from domains.forecasting.models.parts.distilling import Distilling
 from domains.forecasting.models.parts.heads import as_forecast, ordered
@@ -16,6 +15,7 @@ from domains.forecasting.models.parts.normalisation import keep_valid
 from domains.forecasting.models.parts.start_tokens import tail_and_horizon, tail_validity
 from domains.forecasting.models.parts.token_embedding import TokenEmbedding
 from shared_attention import masks
+from shared_attention.choice import AttentionChoice
 from shared_attention.dropout import Dropout
 from shared_attention.layers import EncoderLayer, SinusoidalPositions
 from shared_attention.linear import Linear

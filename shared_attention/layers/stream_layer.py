@@ -7,9 +7,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from domains.forecasting.models.parts.attention_choice import AttentionChoice
-from shared_attention import UnsupportedError, catalogue, masks
-from shared_attention.layers import EncoderLayer, KeyValueCache
+from shared_attention import masks
+from shared_attention.choice import AttentionChoice
+from shared_attention.errors import UnsupportedError
+from shared_attention.layers.cache import KeyValueCache
+from shared_attention.layers.encoder import EncoderLayer
+from shared_attention.registry import catalogue
 
 CONSTANT_STATE = ("scan", "linear")
 """Mechanisms whose state does not grow with what they have read."""

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared_attention import UnsupportedError, catalogue, masks
-from shared_attention.layers import MultiHeadAttention
+from shared_attention import masks
+from shared_attention.errors import UnsupportedError
+from shared_attention.layers.multihead import MultiHeadAttention
 from shared_attention.masks import Mask
+from shared_attention.registry import catalogue
 from shared_attention.spec import MechanismSpec
 
 _WHY = {

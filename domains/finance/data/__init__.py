@@ -1,0 +1,1 @@
+"""File formats, labels, features, splits and windows of limit order book data."""

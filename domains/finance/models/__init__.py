@@ -1,0 +1,1 @@
+"""Models of the finance domain, one module per paper. Importing this imports no torch."""
