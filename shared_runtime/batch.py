@@ -42,6 +42,11 @@ class BatchResult:
     failures: Mapping[str, str]
 
 
+def files_in(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match, hidden ones left out, sorted."""
+    return sorted(p for p in folder.glob(pattern) if p.is_file() and not p.name.startswith("."))
+
+
 def run_batch(
     inputs: Sequence[Path],
     out: Path,

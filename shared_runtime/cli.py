@@ -24,9 +24,14 @@ class DomainApp(typer.Typer):
 
 
 def domain_app(
-    name: str, module: str, *, summary: str, options: Sequence[DomainOption] = ()
+    name: str,
+    module: str,
+    *,
+    summary: str,
+    options: Sequence[DomainOption] = (),
+    verbs: Sequence[Verb] = (),
 ) -> DomainApp:
-    """Build the command of a domain: the nine verbs, with the domain's own flags.
+    """Build the command of a domain: the nine verbs and the domain's own, with its flags.
 
     Args:
         name: Name of the domain, as `heed <name>` has it.
@@ -34,12 +39,13 @@ def domain_app(
             when a verb runs, never for help.
         summary: One line for help texts.
         options: Flags of the domain, each setting one configuration key.
+        verbs: Verbs that only this domain has.
     """
     app = DomainApp(name=name, help=summary, **_SHELL)
     app.domain_name = name
     app.domain_module = module
     app.callback()(lambda: None)
-    for verb in VERBS.values():
+    for verb in (*VERBS.values(), *verbs):
         app.command(verb.name)(_command(name, module, verb, options))
     return app
 

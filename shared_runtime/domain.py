@@ -206,10 +206,14 @@ class Domain(Protocol):
         """Score the naive baselines on the same items with the same metrics."""
         ...
 
+    def items(self, folder: Path, pattern: str) -> list[Path]:
+        """Return what `predict` takes one at a time in a folder, sorted."""
+        ...
+
     def predict(
         self, loaded: LoadedModel, source: Path, *, batch_size: int, device: torch.device
     ) -> pd.DataFrame:
-        """Predict for one file in the field's own format; keep its ids and timestamps."""
+        """Predict for one item in the field's own format; keep its ids and timestamps."""
         ...
 
     def explain(

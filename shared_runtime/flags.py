@@ -45,11 +45,13 @@ class Verb:
     help: str
     flags: tuple[str, ...]
     takes_configuration: bool = False
+    home: str = "shared_runtime.verbs"
+    """Package of the module of the verb's name that carries it out."""
 
     @property
     def module(self) -> str:
         """Import path of the module that carries out the verb."""
-        return f"shared_runtime.verbs.{self.name}"
+        return f"{self.home}.{self.name}"
 
 
 def _switch(name: str, help: str, *short: str) -> Flag:

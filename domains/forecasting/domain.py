@@ -22,6 +22,7 @@ from domains.forecasting.explanation import explain_run
 from domains.forecasting.models.registry import MODELS
 from domains.forecasting.tasks import ClassifyTask, ForecastTask
 from domains.forecasting.training_config import ForecastTraining
+from shared_runtime.batch import files_in
 from shared_runtime.domain import Evaluation, Figure, LoadedModel, ModelSpec, Prepared, Problem
 from shared_runtime.errors import DataError, UsageError
 from shared_runtime.training import Task
@@ -164,6 +165,11 @@ def baselines(prepared: Prepared, split: str) -> Mapping[str, Mapping[str, float
     """Score the naive baselines on the same items."""
     runs = forecasting_runs if isinstance(prepared.train, WindowSet) else classification_runs
     return runs.baselines(prepared, split)
+
+
+def items(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder."""
+    return files_in(folder, pattern)
 
 
 def predict(

@@ -38,7 +38,7 @@ def predict_folder(
     overwrite: bool = False,
     device: str | None = None,
 ) -> BatchResult:
-    """Predict for every file of a folder; see :func:`shared_runtime.batch.run_batch`.
+    """Predict for every item of a folder; see :func:`shared_runtime.batch.run_batch`.
 
     Raises:
         UsageError: `out` is the input folder or a file.
@@ -46,9 +46,9 @@ def predict_folder(
     """
     if out.resolve() == data.resolve() or out.is_file():
         raise UsageError(f"--out {out}: expected a folder other than --data")
-    inputs = sorted(p for p in data.glob(pattern) if p.is_file() and not p.name.startswith("."))
+    inputs = domain.items(data, pattern)
     if not inputs:
-        raise DataError(f"{data}: holds no file that matches {pattern}; see --pattern")
+        raise DataError(f"{data}: holds nothing to predict for that matches {pattern}; see --pattern")
     opened = open_run(domain, run, device=device)
 
     def work(path: Path, name: str) -> None:

@@ -70,6 +70,15 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return Trained(domain, app, spec, data, folder / "run", ended.stdout, ended.stderr)
 
 
+def _copy(data: Path, to: Path) -> None:
+    shutil.copytree(data, to) if data.is_dir() else shutil.copyfile(data, to)
+
+
+def _contents(data: Path) -> dict[str, bytes]:
+    files = [p for p in data.rglob("*") if p.is_file()] if data.is_dir() else [data]
+    return {p.relative_to(data.parent).as_posix(): p.read_bytes() for p in files}
+
+
 def arguments(domain: Any, data: Path) -> list[object]:
     settings = [*domain.DEMO["set"], "training.epochs=1"]
     sets = [part for setting in settings for part in ("--set", setting)]
@@ -99,7 +108,7 @@ def test_sample_is_the_same_for_the_same_seed_and_refuses_a_full_folder(
 ) -> None:
     trained("sample", "--out", tmp_path / "again", "--seed", 1)
     name = trained.data.relative_to(trained.run.parent / "sample")
-    assert (tmp_path / "again" / name).read_bytes() == trained.data.read_bytes()
+    assert _contents(tmp_path / "again" / name) == _contents(trained.data)
     trained("sample", "--out", tmp_path / "again", code=2)
 
 
@@ -193,7 +202,7 @@ def test_evaluate_repeats_the_score(trained: Trained, tmp_path: Path) -> None:
         trained.run / "metrics.json"
     ).read_bytes()
     copy = tmp_path / trained.data.name
-    shutil.copyfile(trained.data, copy)
+    _copy(trained.data, copy)
     trained("evaluate", "--run", trained.run, "--data", copy, "--out", tmp_path / "copy")
     assert (tmp_path / "copy/metrics.json").read_bytes() == (
         trained.run / "metrics.json"
@@ -216,8 +225,11 @@ def test_predict_one_file(trained: Trained, tmp_path: Path) -> None:
 def test_predict_a_folder_with_a_bad_file(trained: Trained, tmp_path: Path) -> None:
     inputs, out = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
-    suffix = trained.data.suffix
-    shutil.copyfile(trained.data, inputs / f"good{suffix}")
+    item = trained.data
+    if item.is_dir():
+        item = trained.domain.items(item, "*")[0]
+    suffix = item.suffix
+    shutil.copyfile(item, inputs / f"good{suffix}")
     (inputs / f"bad{suffix}").write_bytes(b"\x00\xff not data")
     base = ("predict", "--run", trained.run, "--data", inputs, "--out", out)
     result = invoke(trained.app, *base, code=4)

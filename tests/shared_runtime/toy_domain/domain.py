@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from shared_runtime.batch import files_in
 from shared_runtime.domain import Evaluation, Figure, LoadedModel, ModelSpec, Prepared, Problem
 from shared_runtime.errors import DataError, UsageError
 from shared_runtime.training_config import TrainingConfig
@@ -198,6 +199,10 @@ def baselines(prepared: Prepared, split: str) -> Mapping[str, Mapping[str, float
     rows = getattr(prepared, split)
     error = rows.y - prepared.preprocessing["target_mean"]
     return {"mean": {"mse": float((error**2).mean()), "mae": float(np.abs(error).mean())}}
+
+
+def items(folder: Path, pattern: str) -> list[Path]:
+    return files_in(folder, pattern)
 
 
 def predict(
