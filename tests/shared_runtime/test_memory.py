@@ -10,7 +10,8 @@ import pytest
 from shared_runtime.memory import keep_freed_memory
 
 FAULTS = """
-import resource, sys
+import ctypes, resource, sys
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: huge pages hide faults at random
 import torch
 from shared_runtime.memory import keep_freed_memory
 
