@@ -24,7 +24,7 @@ MEMORY = 50
 """Rows before a row that `relative` features read, where `smoothing` is not more."""
 _FARTHEST = 1000.0
 """Basis points at which distances are cut: stub quotes lie anywhere."""
-_BLOCK = 8192
+_BLOCK = 4096
 _BOOK = ("ask_price", "ask_size", "bid_price", "bid_size")
 
 
@@ -171,8 +171,8 @@ def _relative_block(series: BookSeries, levels: int, smoothing: int) -> np.ndarr
     flow_levels = min(series.levels, FLOW_LEVELS)
     used = min(levels, flow_levels)
     unit = _mean_size(ask_size[:used] + bid_size[:used])
-    ofi = flow[:used] / unit
-    ofi_all = ofi.sum(axis=0)
+    ofi = flow[:used]
+    ofi_all = ofi.sum(axis=0, keepdims=True)
     bid_total, ask_total = np.cumsum(bid_size, axis=0), np.cumsum(ask_size, axis=0)
     chosen = np.array(_imbalance_levels(levels)) - 1
     total = (bid_total + ask_total)[chosen]
@@ -191,18 +191,18 @@ def _relative_block(series: BookSeries, levels: int, smoothing: int) -> np.ndarr
         imbalances,
         (imbalances[0] * spread / 2)[None],
         np.log(unit)[None],
-        _compress(ofi),
-        *(_compress(_sum_over(ofi[:1], rows)) for rows in FLOW_ROWS),
-        *(_compress(_sum_over(ofi_all[None], rows)) for rows in FLOW_ROWS),
+        _compress(ofi / unit),
+        *(_compress(_sum_over(ofi[:1], rows) / unit) for rows in FLOW_ROWS),
+        *(_compress(_sum_over(ofi_all, rows) / unit) for rows in FLOW_ROWS),
         np.sqrt(np.maximum(_sum_over(np.nan_to_num(moved[None]) ** 2, MEMORY), 0) / MEMORY),
         np.log1p(1e6 * _elapsed(seconds, 1))[None],
         np.log1p(1e6 * _elapsed(seconds, MEMORY))[None],
     ]
     if len(flow) > flow_levels:
-        of_events = flow[flow_levels:] / unit
+        of_events = flow[flow_levels:]
         found += [
-            _compress(of_events),
-            *(_compress(_sum_over(of_events[:1], rows)) for rows in TRADE_ROWS),
+            _compress(of_events / unit),
+            *(_compress(_sum_over(of_events[:1], rows) / unit) for rows in TRADE_ROWS),
             _event_price(series, mid)[None],
         ]
     return np.concatenate(found)

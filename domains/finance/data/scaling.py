@@ -63,9 +63,12 @@ def fit_scaler(parts: Sequence[np.ndarray], groups: np.ndarray) -> Scaler:
 def _first_seen(parts: Sequence[np.ndarray], groups: np.ndarray, number: int) -> np.ndarray:
     """Return a finite value of each group, so that sums of squares lose no digits."""
     shift = np.full(number, np.nan)
-    for part in parts:
-        seen = np.isfinite(part)
-        rows = seen.argmax(axis=0)
-        for column in np.flatnonzero(seen.any(axis=0) & np.isnan(shift[groups])):
-            shift[groups[column]] = part[rows[column], column]
+    blocks = (part[i : i + _BLOCK] for part in parts for i in range(0, len(part), _BLOCK))
+    for block in blocks:
+        missing = np.flatnonzero(np.isnan(shift[groups]))
+        if not len(missing):
+            break
+        seen = np.isfinite(block[:, missing])
+        for column in np.flatnonzero(seen.any(axis=0)):
+            shift[groups[missing[column]]] = block[seen[:, column].argmax(), missing[column]]
     return np.nan_to_num(shift)
