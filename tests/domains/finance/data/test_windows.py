@@ -138,7 +138,9 @@ def test_prediction_reads_every_row_that_has_a_look_back() -> None:
     assert made.ends.tolist() == [*range(7, 30), 42, 43]
     batch = made.batch(np.arange(len(made)))
     assert (batch["label"] == -1).all() and batch["change"].isnan().all()
-    np.testing.assert_array_equal(made.raw(np.array([0]))[0], features(series[0], "relative", 3, 4)[:8])
+    np.testing.assert_array_equal(
+        made.raw(np.array([0]))[0], features(series[0], "relative", 3, 4)[:8]
+    )
     assert len(prediction_windows([], config(), fitted)) == 0
 
 
