@@ -73,6 +73,8 @@ class BookSeries:
         given_horizons: Horizons of `given_labels`, in the file's own count of events.
         normalised: Whether prices and sizes are not in their own units (FI-2010's z-score and
             min-max files), so that mid, spread and money mean nothing.
+        flows: float64 `[N, K]`, columns of `order_flow.flow_names`: order flow since the row
+            before, summed over the events in between. None where every event is a row.
     """
 
     instrument: str
@@ -87,6 +89,7 @@ class BookSeries:
     given_labels: np.ndarray | None = None
     given_horizons: tuple[int, ...] = field(default=())
     normalised: bool = False
+    flows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.book)
@@ -128,18 +131,22 @@ class BookSeries:
 
     def rows(self, chosen: slice | np.ndarray) -> BookSeries:
         """Return the series at `chosen` rows, ascending."""
-        start = np.arange(len(self))[chosen]
+        if isinstance(chosen, slice):
+            skipped = chosen.indices(len(self))[0]
+        else:
+            skipped = int(np.arange(len(self))[chosen][:1].sum())
         return BookSeries(
             self.instrument,
             self.day,
             self.time[chosen],
             self.book[chosen],
             self.source,
-            self.first_row + (int(start[0]) if len(start) else 0),
+            self.first_row + skipped,
             self.tick,
             None if self.events is None else self.events.rows(chosen),
             None if self.given is None else self.given[chosen],
             None if self.given_labels is None else self.given_labels[chosen],
             self.given_horizons,
             self.normalised,
+            None if self.flows is None else self.flows[chosen],
         )
