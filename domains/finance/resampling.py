@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 
@@ -66,15 +67,15 @@ def interval(
     means: np.ndarray | None,
     confidence: float = 0.95,
 ) -> Interval:
-    """Return `score` of the mean of `values`, with the percentile interval over `means`.
+    """Return `score` of the sum of `values`, with the percentile interval over `means`.
 
     Args:
-        score: maps means `[..., K]` to `[...]`; NaN where undefined.
+        score: maps sums `[..., K]` to `[...]`, whatever their scale; NaN where undefined.
         values: `[n, K]`.
         means: of `resampled_means`; None gives no bounds.
         confidence: share of intervals that should cover the truth.
     """
-    value = float(score(values.mean(axis=0)))
+    value = float(score(values.sum(axis=0)))
     if means is None:
         return Interval(value)
     draws = score(means)
@@ -96,7 +97,7 @@ def _block_sums(values: np.ndarray, series: np.ndarray, block: int) -> np.ndarra
     """Sum over the block that starts at each item, circular within its series, `[n, K]`."""
     edges = boundaries(series)
     sums = np.empty_like(values)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges.tolist()):
         part = values[start:stop]
         times, rest = divmod(block, len(part))
         total = np.zeros((len(part) + rest + 1, values.shape[1]))
