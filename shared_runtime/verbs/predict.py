@@ -48,7 +48,7 @@ def predict_folder(
         raise UsageError(f"--out {out}: expected a folder other than --data")
     inputs = domain.items(data, pattern)
     if not inputs:
-        raise DataError(f"{data}: holds nothing to predict for that matches {pattern}; see --pattern")
+        raise DataError(f"{data}: nothing in it to predict for matches {pattern}; see --pattern")
     opened = open_run(domain, run, device=device)
 
     def work(path: Path, name: str) -> None:
