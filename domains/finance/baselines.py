@@ -87,4 +87,3 @@ def _all_classes(probability: np.ndarray, classes: np.ndarray) -> np.ndarray:
     full = np.zeros((len(probability), 3))
     full[:, classes.astype(int)] = probability
     return full
-

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from domains.finance.data.reading import read_books
 
 from domains.finance.data.book import BookSeries
 from domains.finance.data.config import DataConfig
 from domains.finance.data.labels import CLASS_NAMES
-from domains.finance.data.reading import read_books
 from domains.finance.data.sampling import sample
 from domains.finance.data.splits import Parts, split, take
 from domains.finance.data.thresholds import Alpha
@@ -90,7 +90,9 @@ def _require_same(data: DataConfig, preprocessing: Mapping[str, Any]) -> None:
 
 def _plain(data: DataConfig) -> dict[str, Any]:
     state = dataclasses.asdict(data)
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in state.items() if key != "path"}
+    return {
+        key: list(v) if isinstance(v, tuple) else v for key, v in state.items() if key != "path"
+    }
 
 
 def _hash(series: Sequence[BookSeries]) -> str:
@@ -105,7 +107,9 @@ def _hash(series: Sequence[BookSeries]) -> str:
 def _summary(
     data: DataConfig, series: Sequence[BookSeries], parts: Parts, windows: Mapping[str, Windows]
 ) -> dict[str, Any]:
-    days = {(one.instrument, one.day) for part in parts.items().values() for one in take(series, part)}
+    days = {
+        (one.instrument, one.day) for part in parts.items().values() for one in take(series, part)
+    }
     instruments = sorted({name for name, _ in days})
     alpha = windows["train"].fitted.alpha
     summary: dict[str, Any] = {

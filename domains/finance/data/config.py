@@ -35,7 +35,10 @@ class DataConfig:
     features: Literal["relative", "book", "paper", "given"] = "relative"
     """`relative`: prices against the mid, order flow and recent moves; `book`: prices and sizes;
     `paper`: `book` and the six order features of TLOB; `given`: FI-2010's own 144 rows."""
-    lookback: int = 128
+    scale: Literal["auto", "standard", "rank"] = "auto"
+    """`standard`: zero mean, unit variance, prices together and sizes together; `rank`: normal
+    scores of ranks; both from the training part. `auto`: `rank` for `relative`."""
+    lookback: int = 32
     """Rows a model sees."""
     horizon: int = 10
     """Rows ahead that the label looks."""
@@ -52,13 +55,17 @@ class DataConfig:
     """`day`: whole days; `time`: each day in time order; `auto`: `day` from ten days on."""
     validation_fraction: float = 0.1
     test_fraction: float = 0.2
+    fee: float = 0.0
+    """Basis points of the price paid for each trade and side, in the verdict."""
+    latency: int = 1
+    """Events between a forecast and the trade that it leads to."""
     train_stride: int = 1
     """Rows between training windows; every window of the other parts is used."""
 
     def __post_init__(self) -> None:
         for name in ("levels", "lookback", "horizon", "train_stride"):
             self._at_least(name, 1)
-        for name in ("smoothing", "tick", "alpha"):
+        for name in ("smoothing", "tick", "alpha", "fee", "latency"):
             self._at_least(name, 0)
         if not self.every > 0:
             raise UsageError(f"data.every: expected more than 0, got {self.every}")

@@ -15,7 +15,7 @@ from domains.finance.data.book import BookSeries
 from domains.finance.data.config import DataConfig
 from domains.finance.data.features import feature_names, features, scaling_groups
 from domains.finance.data.labels import STATIONARY, UNKNOWN, class_shares, classes, movement
-from domains.finance.data.scaling import Scaler, fit_scaler
+from domains.finance.data.scaling import RankScaler, Scaler, fit_rank_scaler, fit_scaler
 from domains.finance.data.splits import Parts, take
 from domains.finance.data.thresholds import Alpha, fit_alpha, width
 from shared_runtime.errors import DataError
@@ -29,20 +29,21 @@ class Fitted:
     """Of the features."""
     alpha: Alpha
     """0 for labels that came with the data."""
-    scaler: Scaler
+    scaler: Scaler | RankScaler
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and numbers."""
         alpha = list(self.alpha) if isinstance(self.alpha, tuple) else self.alpha
-        mean, std = self.scaler.mean.tolist(), self.scaler.std.tolist()
-        return {"features": list(self.names), "alpha": alpha, "mean": mean, "std": std}
+        scaler = {name: value.tolist() for name, value in vars(self.scaler).items()}
+        return {"features": list(self.names), "alpha": alpha, "scaler": scaler}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Fitted:
         """Read what `to_json` wrote."""
         alpha = state["alpha"]
         low_high = (float(alpha[0]), float(alpha[1])) if isinstance(alpha, list) else float(alpha)
-        scaler = Scaler(np.asarray(state["mean"], float), np.asarray(state["std"], float))
+        arrays = {name: np.asarray(value, float) for name, value in state["scaler"].items()}
+        scaler = RankScaler(**arrays) if "score" in arrays else Scaler(**arrays)
         return cls(tuple(state["features"]), low_high, scaler)
 
 
@@ -89,16 +90,6 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.ends)
-
-    @property
-    def mean(self) -> np.ndarray:
-        """Float64 `[F]` of the training part."""
-        return self.fitted.scaler.mean
-
-    @property
-    def std(self) -> np.ndarray:
-        """Float64 `[F]` of the training part."""
-        return self.fitted.scaler.std
 
     @property
     def mid(self) -> np.ndarray:
@@ -159,7 +150,7 @@ def make_windows(
     rows = {name: [_features(one, config) for one in part] for name, part in pieces.items()}
     if fitted is None:
         names = names_of(pieces["train"], config)
-        scaler = fit_scaler(rows["train"], scaling_groups(config.features, names))
+        scaler = _fit_scaler(rows["train"], config, names)
         fitted = Fitted(names, _alpha(pieces["train"], config), scaler)
     return {
         name: _windows(
@@ -188,6 +179,15 @@ def names_of(series: Sequence[BookSeries], config: DataConfig) -> tuple[str, ...
 
 def _features(one: BookSeries, config: DataConfig) -> np.ndarray:
     return features(one, config.features, config.levels, config.smoothing)
+
+
+def _fit_scaler(
+    rows: Sequence[np.ndarray], config: DataConfig, names: tuple[str, ...]
+) -> Scaler | RankScaler:
+    ranks = config.features == "relative" if config.scale == "auto" else config.scale == "rank"
+    return (
+        fit_rank_scaler(rows) if ranks else fit_scaler(rows, scaling_groups(config.features, names))
+    )
 
 
 def _alpha(series: Sequence[BookSeries], config: DataConfig) -> Alpha:

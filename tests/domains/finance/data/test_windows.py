@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtri
+from scipy.stats import rankdata
 
 from domains.finance.data.book import BookSeries
 from domains.finance.data.config import DataConfig
 from domains.finance.data.features import features
 from domains.finance.data.labels import classes, movement
-from domains.finance.data.scaling import fit_scaler
+from domains.finance.data.scaling import RankScaler, fit_rank_scaler, fit_scaler
 from domains.finance.data.splits import split, take
 from domains.finance.data.windows import Fitted, Windows, make_windows, prediction_windows
 from shared_runtime.errors import DataError
@@ -56,7 +58,12 @@ def test_windows_are_slices_of_their_series(kind: str) -> None:
         indices = np.arange(len(one))
         np.testing.assert_array_equal(one.raw(indices), np.array(expected))
         np.testing.assert_array_equal(one.label, labels)
-        scaled = (np.array(expected) - one.mean) / one.std
+        scaler = one.fitted.scaler
+        if isinstance(scaler, RankScaler):
+            scaled = scaler.transform(np.array(expected).reshape(-1, len(one.fitted.names)))
+            scaled = scaled.reshape(len(one), 8, -1)
+        else:
+            scaled = (np.array(expected) - scaler.mean) / scaler.std
         np.testing.assert_allclose(one.batch(indices)["x"].numpy(), scaled, rtol=1e-3, atol=2e-4)
         np.testing.assert_array_equal(one.last(), one.raw(indices)[:, -1])
         assert len(set(one.series.tolist())) == len(part)
@@ -102,7 +109,7 @@ def test_training_alone_fits_threshold_and_scaler() -> None:
         one.book[stretch.stop :, 1::2] *= 3
     after = make_windows(series, parts, chosen)
     assert before["test"].fitted.alpha == after["test"].fitted.alpha
-    np.testing.assert_array_equal(before["test"].mean, after["test"].mean)
+    assert before["test"].fitted.to_json() == after["test"].fitted.to_json()
     np.testing.assert_array_equal(before["train"].label, after["train"].label)
     assert not np.array_equal(before["test"].features, after["test"].features)
 
@@ -113,7 +120,7 @@ def test_stride_thins_training_alone() -> None:
         -(-int((every["train"].series[every["train"].ends] == s).sum()) // 3) for s in (0, 1)
     )
     assert len(thinned["val"]) == len(every["val"])
-    np.testing.assert_array_equal(thinned["train"].mean, every["train"].mean)
+    assert thinned["train"].fitted.to_json() == every["train"].fitted.to_json()
 
 
 def test_fitted_survives_json() -> None:
@@ -212,3 +219,31 @@ def test_halts_are_never_inside_a_window() -> None:
     assert len(made.origins) == 2
     begin = made.ends - (made.lookback - 1)
     np.testing.assert_array_equal(made.series[begin], made.series[made.ends])
+
+
+def test_rank_scaler_gives_normal_scores_with_ties_in_the_middle() -> None:
+    rng = np.random.default_rng(0)
+    skewed = np.exp(3 * rng.standard_normal(20_000))
+    tied = rng.choice([-1.0, 0.0, 2.0], p=[0.2, 0.6, 0.2], size=20_000)
+    broken = np.where(np.arange(20_000) % 3, rng.standard_normal(20_000), np.nan)
+    rows = np.stack([skewed, tied, broken, np.full(20_000, np.nan)], axis=1).astype(np.float32)
+    scaler = fit_rank_scaler([rows[:9_000], rows[9_000:]])
+    scores = scaler.transform(rows)
+    exact = ndtri((rankdata(skewed) - 0.5) / len(skewed))
+    inner = np.abs(exact) < 2
+    np.testing.assert_allclose(scores[inner, 0], exact[inner], atol=0.05)
+    middles = ndtri([0.1, 0.5, 0.9])
+    for value, middle in zip((-1.0, 0.0, 2.0), middles, strict=True):
+        np.testing.assert_allclose(scores[tied == value, 1], middle, atol=0.02)
+    assert (scores[::3, 2] == 0).all() and (scores[:, 3] == 0).all()
+    assert np.abs(scaler.transform(1e6 * rows)[:, :3]).max() < 3
+
+
+def test_fitted_state_survives_json() -> None:
+    for kind in ("relative", "book"):
+        one = windows({"features": kind})["test"]
+        again = Fitted.from_json(json.loads(json.dumps(one.fitted.to_json())))
+        assert again.to_json() == one.fitted.to_json()
+        np.testing.assert_array_equal(
+            again.scaler.transform(one.features), one.fitted.scaler.transform(one.features)
+        )
