@@ -61,6 +61,26 @@ def resampled_means(
     return np.concatenate(parts) / (draws * length)
 
 
+def resampled_paths(
+    values: np.ndarray, series: np.ndarray, *, block: int, seed: int, resamples: int = 1000
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the running sums of resamples: the items at which, `[B]`, and them, `[resamples, B]`.
+
+    Args:
+        values: `[n]`; the rest as for `resampled_means`.
+        series: integers `[n]`.
+        block: items drawn together at least.
+        seed: of the draws.
+        resamples: number of samples.
+    """
+    length = block_length(len(values), block)
+    sums = _block_sums(values[:, None].astype(np.float64), series, length)[:, 0]
+    draws = -(-len(values) // length)
+    starts = np.random.default_rng(seed).integers(0, len(values), size=(resamples, draws))
+    items = np.minimum(length * np.arange(1, draws + 1), len(values)) - 1
+    return items, np.cumsum(sums[starts], axis=1)
+
+
 def interval(
     score: Callable[[np.ndarray], np.ndarray],
     values: np.ndarray,
