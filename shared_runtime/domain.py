@@ -122,6 +122,10 @@ class Evaluation:
     predictions: pd.DataFrame
     figures: Sequence[Figure] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    text: str = ""
+    """What it comes to in plain words, shown above the results."""
+    files: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Further tables by the name of the CSV file they are written to beside `metrics.json`."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ class Report:
     disclaimer: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """A few headline numbers under the title."""
+    text: str = ""
+    """What the results come to, in plain words."""
     metrics: Mapping[str, Any] | None = None
     """Content of `metrics.json`."""
     figures: Sequence[Figure] = ()
@@ -72,6 +74,7 @@ def render(report: Report) -> str:
         paper=report.paper,
         disclaimer=report.disclaimer,
         facts=report.facts,
+        text=report.text,
         results=None if report.metrics is None else results_table(report.metrics),
         scored="" if report.metrics is None else _scored(report.metrics),
         figures=_drawings(report.figures),

@@ -56,15 +56,17 @@ def evaluate(
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"--out {out}: exists and is not an empty folder; choose another")
         folder = RunFolder(out)
-        write_predictions(folder, evaluation)
+        write_evaluation(folder, evaluation)
         folder.write_json("metrics.json", document)
     return document
 
 
-def write_predictions(folder: RunFolder, evaluation: Evaluation) -> Path:
-    """Write the predictions as CSV or, where they are many, as Parquet."""
+def write_evaluation(folder: RunFolder, evaluation: Evaluation) -> None:
+    """Write the predictions, as CSV or, where they are many, as Parquet, and further tables."""
     suffix = "csv" if len(evaluation.predictions) <= LARGEST_CSV else "parquet"
-    return folder.write_frame(f"predictions.{suffix}", evaluation.predictions)
+    folder.write_frame(f"predictions.{suffix}", evaluation.predictions)
+    for name, table in evaluation.files.items():
+        folder.write_frame(name, table)
 
 
 def command(domain: Domain, values: Mapping[str, Any]) -> None:

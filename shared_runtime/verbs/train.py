@@ -26,7 +26,7 @@ from shared_runtime.report import Report, render
 from shared_runtime.results import metrics_document, table_text
 from shared_runtime.run_folder import RunFolder
 from shared_runtime.training import FitResult, fit
-from shared_runtime.verbs.evaluate import write_predictions
+from shared_runtime.verbs.evaluate import write_evaluation
 
 WRITTEN = (
     "config.yaml",
@@ -191,7 +191,7 @@ def _run(
     )
     baselines = domain.baselines(prepared, "test")
     document = metrics_document(name, "test", evaluation, config.seed, baselines)
-    write_predictions(folder, evaluation)
+    write_evaluation(folder, evaluation)
     folder.write_json("metrics.json", document)
     report = _report(domain, folder, prepared, built, fitted, loaded, evaluation, document)
     folder.write_text("report.html", render(report))
@@ -225,6 +225,7 @@ def _report(
             "seed": built.config.seed,
         },
         metrics=document,
+        text=evaluation.text,
         figures=evaluation.figures,
         tables=evaluation.tables,
         history=pd.DataFrame(fitted.history),

@@ -58,7 +58,7 @@ class Origin:
     tick: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Windows:
     """Windows of one part of the data; satisfies `shared_runtime.domain.Batches`.
 
