@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from domains.finance.verdict import Part, Verdict, verdict, verdict_figures
 
 from domains.finance.backtest import Trading
 from domains.finance.data.windows import Windows
@@ -14,7 +15,6 @@ from domains.finance.inference import probabilities
 from domains.finance.market import Market
 from domains.finance.prediction import forecast_table
 from domains.finance.rivals import RULES, rival_forecasts
-from domains.finance.verdict import Part, Verdict, verdict, verdict_figures
 from shared_runtime.domain import Evaluation, LoadedModel, Prepared
 from shared_runtime.errors import DataError
 
@@ -94,7 +94,15 @@ def scored_part(prepared: Prepared, split: str) -> Part:
 def trading(prepared: Prepared) -> Trading:
     """Return how forecasts are traded, from the `data:` section."""
     data = _data(prepared)
-    return Trading(latency=data["latency"], fee_bps=data["fee"])
+    return Trading(
+        threshold=data["signal"] or None,
+        latency=data["latency"],
+        size=data["order_size"],
+        max_position=data["max_position"],
+        fee_bps=data["fee"],
+        min_hold=data["min_hold"],
+        stationary=data["on_stationary"],
+    )
 
 
 def _data(prepared: Prepared) -> Mapping[str, Any]:

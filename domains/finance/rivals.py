@@ -30,9 +30,7 @@ def rival_forecasts(prepared: Prepared, split: str) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=_KEPT)
-def _rivals(
-    train: Windows, items: Windows, label: tuple[str, int, int]
-) -> dict[str, np.ndarray]:
+def _rivals(train: Windows, items: Windows, label: tuple[str, int, int]) -> dict[str, np.ndarray]:
     bounds = rules.terciles(_imbalance(train))
     found = {
         "majority": rules.majority(train.label, len(items)),

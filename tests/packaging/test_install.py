@@ -20,9 +20,10 @@ SOURCES = {
     "heed": ["shared_attention", "shared_runtime", "domains"],
     "heed-core": ["shared_attention"],
     "heed-runtime": ["shared_runtime"],
+    "heed-finance": ["domains/finance"],
     "heed-forecasting": ["domains/forecasting"],
 }
-PACKAGES = ["heed-core", "heed-runtime", "heed-forecasting"]
+PACKAGES = ["heed-core", "heed-runtime", "heed-finance", "heed-forecasting"]
 
 SECOND_DOMAIN = {
     "pyproject.toml": """\

@@ -59,16 +59,30 @@ class DataConfig:
     """Basis points of the price paid for each trade and side, in the verdict."""
     latency: int = 1
     """Events between a forecast and the trade that it leads to."""
+    signal: float = 0.0
+    """Probability of up or down that is traded on; 0 trades whichever class is likeliest."""
+    order_size: float = 1.0
+    """Units of an order."""
+    max_position: float = 0.0
+    """Largest position either way; 0 is `order_size`."""
+    min_hold: int = 1
+    """Least number of events between orders."""
+    on_stationary: Literal["hold", "close"] = "hold"
+    """What a stationary forecast does to a position."""
     train_stride: int = 1
     """Rows between training windows; every window of the other parts is used."""
 
     def __post_init__(self) -> None:
-        for name in ("levels", "lookback", "horizon", "train_stride"):
+        for name in ("levels", "lookback", "horizon", "train_stride", "min_hold"):
             self._at_least(name, 1)
-        for name in ("smoothing", "tick", "alpha", "fee", "latency"):
+        for name in ("smoothing", "tick", "alpha", "fee", "latency", "max_position"):
             self._at_least(name, 0)
         if not self.every > 0:
             raise UsageError(f"data.every: expected more than 0, got {self.every}")
+        if not 0 <= self.signal < 1:
+            raise UsageError(f"data.signal: expected 0 to below 1, got {self.signal}")
+        if not self.order_size > 0:
+            raise UsageError(f"data.order_size: expected more than 0, got {self.order_size}")
         parts = (self.validation_fraction, self.test_fraction)
         if min(parts) <= 0 or sum(parts) >= 1:
             raise UsageError(
