@@ -141,7 +141,7 @@ def _spans(part: Sequence[BookSeries]) -> dict[tuple[str, str], list[tuple[int, 
 def _overlap(ours: list[tuple[int, int]], theirs: list[tuple[int, int]]) -> bool:
     """Say whether two lists of spans share more than an instant."""
     edges = sorted([(*span, 0) for span in ours] + [(*span, 1) for span in theirs])
-    last = [None, None]
+    last: list[tuple[int, int] | None] = [None, None]
     for start, stop, owner in edges:
         other = last[1 - owner]
         if other is not None and (start < other[1] or (start, stop) == other):
@@ -161,8 +161,7 @@ def _days(one: BookSeries) -> list[str]:
 
 
 def _by_time(series: Sequence[BookSeries], config: DataConfig) -> Parts:
-    shares = np.cumsum([1 - config.validation_fraction - config.test_fraction, 0.0])
-    shares[1] += config.validation_fraction
+    shares = (1 - config.validation_fraction - config.test_fraction, 1 - config.test_fraction)
     groups: dict[str, list[int]] = {}
     for number, one in enumerate(series):
         groups.setdefault(one.day, []).append(number)
@@ -172,7 +171,7 @@ def _by_time(series: Sequence[BookSeries], config: DataConfig) -> Parts:
         owner = np.repeat(np.arange(len(numbers)), [len(series[n]) for n in numbers])
         owner = owner[np.argsort(time, kind="stable")]
         first, second = (
-            np.bincount(owner[: _share(float(share), len(time))], minlength=len(numbers))
+            np.bincount(owner[: _share(share, len(time))], minlength=len(numbers))
             for share in shares
         )
         cuts |= {n: (int(first[i]), int(second[i])) for i, n in enumerate(numbers)}
@@ -250,9 +249,9 @@ def _folds(
             f"{config.path}: no {missing}_... file, so the file names do not say what to test; "
             "add it or use data.split=time"
         )
-    if len(train) > 1 and _PUBLISHED[0] in train and set(_PUBLISHED[1]) <= set(test):
-        fold, tested = _PUBLISHED
-        return train[fold], [n for number in tested for n in test[number]]
+    published, tested = _PUBLISHED
+    if len(train) > 1 and published in train and set(tested) <= set(test):
+        return train[published], [n for number in tested for n in test[number]]
     if len(train) > 1:
         names = ", ".join(f"CF_{fold}" for fold in sorted(train, key=str))
         raise DataError(
@@ -260,7 +259,7 @@ def _folds(
             "the test folds from its number on"
         )
     fold = next(iter(train))
-    seen = sorted(number for number in test if None not in (number, fold) and number < fold)
+    seen = sorted(number for number in test if number is not None and number < (fold or 0))
     if seen:
         names = ", ".join(f"Test CF_{number} (day {number + 1})" for number in seen)
         raise DataError(
