@@ -79,7 +79,7 @@ def regimes(
     *,
     train: Market | None = None,
     window: int = 500,
-    minutes: int = 60,
+    minutes: int = 0,
     names: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the regimes of each forecast: `part of day`, `volatility`, `spread`, `series`.
@@ -89,10 +89,12 @@ def regimes(
         ends: int64 `[n]`, rows after which the forecasts are made.
         train: the training part's market, which gives the bounds.
         window: rows that volatility and spread look back over.
-        minutes: length of a part of the day.
+        minutes: length of a part of the day; 0 is an hour, or ten minutes where the forecasts lie
+            within two hours of the day.
         names: name of each series number, such as instrument and day.
     """
-    owner = market.series[ends]
+    owner, clock = market.series[ends], market.time[ends] % _DAY
+    minutes = minutes or (60 if len(ends) == 0 or np.ptp(clock) > 2 * _HOUR else 10)
     found = {"part of day": day_parts(market.time[ends], minutes)}
     for name, measure in (("volatility", trailing_volatility), ("spread", trailing_spread)):
         bounds = None if train is None else terciles(measure(train, window))
