@@ -1,6 +1,6 @@
-"""Rebuild an order book from LOBSTER's messages and a starting book, and write it as LOBSTER does.
+r"""Rebuild an order book from LOBSTER's messages and a starting book, and write it as LOBSTER does.
 
-    python scripts/orderbook/reconstruct.py TICKER_2012-06-21_34200000_37800000_message_50.csv \\
+    python scripts/orderbook/reconstruct.py TICKER_2012-06-21_34200000_37800000_message_50.csv \
         --start TICKER_orderbook_10.csv --levels 10 --out rebuilt
 
 The start is an order book file, of which the first row is used, or a CSV file of levels
@@ -47,9 +47,8 @@ def run(arguments: argparse.Namespace) -> None:
     paths = write_pair(messages.rows(book.rows), book.book, arguments.out, stem)
     known = np.minimum(book.known_asks, book.known_bids)
     print(f"{len(messages)} messages in {seconds:.2f} s: {len(messages) / seconds:,.0f} per second")
-    print(
-        f"{len(book.rows)} rows, {np.count_nonzero(known == arguments.levels)} certain in all levels"
-    )
+    certain = np.count_nonzero(known == arguments.levels)
+    print(f"{len(book.rows)} rows, {certain} certain in all levels")
     print(f"{len(book.inferred)} orders inferred, {len(book.vanished)} levels vanished unseen")
     if len(book.overdrawn):
         first = book.overdrawn[0] + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from domains.finance.data.book import EventType
@@ -87,9 +89,8 @@ def check_halves(
     rows = rows[:: max(1, len(rows) // sample)]
     price, buys = messages.price[rows] / SCALE, messages.direction[rows] > 0
     side = np.where(buys[:, None], bid[rows], ask[rows])
-    worst = np.where(
-        buys, -np.nan_to_num(side[:, -1], nan=0.0), np.nan_to_num(side[:, -1], nan=1e9)
-    )
+    last = np.nan_to_num(side[:, -1], nan=np.inf)
+    worst = np.where(buys, -last, last)
     deep = np.where(buys, -price, price) > worst
     lost = rows[~(side == price[:, None]).any(axis=1) & ~deep]
     if len(lost) > 0.01 * len(rows):
@@ -135,15 +136,13 @@ class BookChecks:
                 for better, worse, empty in zip(bid, bid[1:], no_bid[:-1], strict=False)
             )
             | _any(
-                before & ~after
-                for empty in (no_ask, no_bid)
-                for before, after in zip(empty, empty[1:], strict=False)
+                before & ~after for empty in (no_ask, no_bid) for before, after in pairwise(empty)
             ),
             "tick": _any((p % self.step != 0) & ~empty for p, empty in prices)
             if self.step > 1
             else np.zeros(len(ask[0]), dtype=bool),
         }
-        return {kind: np.flatnonzero(wrong) + first for kind, wrong in found.items() if wrong.any()}
+        return {kind: np.flatnonzero(wrong) + first for kind, wrong in found.items()}
 
     def report(
         self, parts: list[dict[str, np.ndarray]], ignored: np.ndarray, out: Findings
@@ -166,7 +165,7 @@ class BookChecks:
             ),
         }
         for kind, (severity, what, remedy) in texts.items():
-            rows = [part[kind] for part in parts if kind in part]
+            rows = [part[kind] for part in parts]
             if not rows:
                 continue
             numbers = np.concatenate(rows)

@@ -75,7 +75,7 @@ def find_pairs(path: Path) -> tuple[list[Pair], list[Problem]]:
     seen: dict[str, Path] = {}
     for key, halves in files.items():
         if len(halves) < 2:
-            problems.append(_lonely(*halves.values(), names[key]))
+            problems.append(_lonely(next(iter(halves.values())), names[key]))
             continue
         if key[0] in seen:
             what = f"the same orders as {seen[key[0]].name}, with another number of levels"

@@ -56,7 +56,8 @@ def write_lobster(
             raise DataError(
                 f"{part.source}: not in its own units, or of another day; write it alone"
             )
-    messages, books = [], []
+    messages: list[Messages] = []
+    books: list[np.ndarray] = []
     for part in parts:
         if messages:
             halt = _halt(messages[-1].time[-1:], part.time[:1])

@@ -48,7 +48,7 @@ class Inferred:
         price: int64 `[K]`.
         size: int64 `[K]`, the sum of what is taken from them.
         side: int64 `[K]`: 1 bid, -1 ask.
-        before: int64 `[K]`, the message that they entered before; 0 if they were there at the start.
+        before: int64 `[K]`, the message that they entered before; 0 if there at the start.
         shown: bool `[K]`, whether a level of the starting book holds them.
     """
 
@@ -111,7 +111,7 @@ def read_starting_book(path: Path) -> StartingBook:
     wrong = np.flatnonzero((np.abs(side) != 1) | (size <= 0) | (price <= 0) | (price >= EMPTY))
     if len(wrong):
         raise DataError(
-            f"{path}: row {wrong[0] + 2}: expected price and size above 0 and side 1 or -1; correct it"
+            f"{path}: row {wrong[0] + 2}: expected price and size above 0, side 1 or -1; correct it"
         )
     if orders:
         return StartingBook(price, size, side, ids[0], False, EMPTY, -EMPTY)
