@@ -19,6 +19,7 @@ PROJECTS = {
     "heed": CHECKOUT,
     "heed-core": CHECKOUT / "packages" / "core",
     "heed-runtime": CHECKOUT / "packages" / "runtime",
+    "heed-finance": CHECKOUT / "packages" / "finance",
     "heed-forecasting": CHECKOUT / "packages" / "forecasting",
 }
 

@@ -109,6 +109,7 @@ def test_what_goes_to_an_index_names_siblings_by_version(built, name):
         "heed": set(),
         "heed-core": set(),
         "heed-runtime": {"heed-core==0.1.0"},
+        "heed-finance": {"heed-core==0.1.0", "heed-runtime==0.1.0"},
         "heed-forecasting": {"heed-core==0.1.0", "heed-runtime==0.1.0"},
     }
     assert siblings == expected[name]

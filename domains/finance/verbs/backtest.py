@@ -92,7 +92,6 @@ def run_backtest(
         "By regime": found.tables["By regime"],
     }
     figures = verdict_figures(found, forecasts, part, seed=seed)
-    scores = without_unsure(found, model)
     document = {
         "model": model,
         "split": split,
