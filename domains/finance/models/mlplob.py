@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from domains.finance.models.parts.bilinear import BilinearNormalisation
+from domains.finance.models.parts.latest import LatestRow
 from domains.finance.models.parts.mixing import MixingNetwork, Pyramid, quarter
 from domains.finance.models.parts.order_types import OrderTypes
 from domains.finance.models.parts.windows import check_sizes, check_window
@@ -28,6 +29,8 @@ class MLPLOB(nn.Module):
         dropout: probability, in the networks and before the scores.
         order_type_column: column that holds order types 0, 1 and 2, unscaled, which a trained
             table replaces; None where there is none.
+        latest_bins: with more than 0, the scores of `LatestRow` are added, whose encoding has as
+            many bins: a path from the last row past the rest of the model.
 
     Raises:
         ValueError: Sizes are below 1.
@@ -43,6 +46,7 @@ class MLPLOB(nn.Module):
         layers: int = 3,
         dropout: float = 0.0,
         order_type_column: int | None = None,
+        latest_bins: int = 0,
     ) -> None:
         super().__init__()
         check_sizes("MLPLOB", lookback=lookback, features=features, classes=classes)
@@ -61,6 +65,7 @@ class MLPLOB(nn.Module):
                 for side in (width, lookback)
             )
         self.head = Pyramid(quarter(width) * quarter(lookback), classes, dropout)
+        self.latest = LatestRow(features, classes, latest_bins, dropout) if latest_bins else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores `[B, classes]` of windows `x` `[B, T, F]`.
@@ -69,7 +74,8 @@ class MLPLOB(nn.Module):
             ValueError: The windows have another shape.
         """
         check_window("MLPLOB", x, self.lookback, self.features)
-        x = functional.gelu(self.embed(self.normalise(self.order_types(x))))
+        hidden = functional.gelu(self.embed(self.normalise(self.order_types(x))))
         for layer in self.layers:
-            x = layer(x).transpose(1, 2)
-        return self.head(x.flatten(1))
+            hidden = layer(hidden).transpose(1, 2)
+        scores = self.head(hidden.flatten(1))
+        return scores if self.latest is None else scores + self.latest(x[:, -1])

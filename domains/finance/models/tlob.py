@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from domains.finance.models.parts.axis_attention import AxisAttention
 from domains.finance.models.parts.bilinear import BilinearNormalisation
+from domains.finance.models.parts.latest import LatestRow
 from domains.finance.models.parts.mixing import Pyramid, quarter
 from domains.finance.models.parts.order_types import OrderTypes
 from domains.finance.models.parts.windows import check_sizes, check_window
@@ -42,6 +43,8 @@ class TLOB(nn.Module):
         dropout: probability, after attention, in the networks and before the scores.
         order_type_column: column that holds order types 0, 1 and 2, unscaled, which a trained
             table replaces; None where there is none.
+        latest_bins: with more than 0, the scores of `LatestRow` are added, whose encoding has as
+            many bins: a path from the last row past the rest of the model.
 
     Raises:
         ValueError: Sizes are below 1, or `num_heads` does not divide them.
@@ -63,6 +66,7 @@ class TLOB(nn.Module):
         num_heads: int = 1,
         dropout: float = 0.0,
         order_type_column: int | None = None,
+        latest_bins: int = 0,
     ) -> None:
         super().__init__()
         check_sizes("TLOB", lookback=lookback, features=features, classes=classes)
@@ -88,6 +92,7 @@ class TLOB(nn.Module):
                 for choice, side in sides
             )
         self.head = Pyramid(quarter(width) * quarter(lookback), classes, dropout)
+        self.latest = LatestRow(features, classes, latest_bins, dropout) if latest_bins else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return class scores `[B, classes]` of windows `x` `[B, T, F]`.
@@ -96,10 +101,11 @@ class TLOB(nn.Module):
             ValueError: The windows have another shape.
         """
         check_window("TLOB", x, self.lookback, self.features)
-        x = self.positions(self.embed(self.normalise(self.order_types(x))))
+        hidden = self.positions(self.embed(self.normalise(self.order_types(x))))
         for layer in self.layers:
-            x = layer(x).transpose(1, 2)
-        return self.head(x.transpose(1, 2).flatten(1))
+            hidden = layer(hidden).transpose(1, 2)
+        scores = self.head(hidden.transpose(1, 2).flatten(1))
+        return scores if self.latest is None else scores + self.latest(x[:, -1])
 
 
 def _feature_choice(
