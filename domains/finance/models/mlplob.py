@@ -71,5 +71,5 @@ class MLPLOB(nn.Module):
         check_window("MLPLOB", x, self.lookback, self.features)
         x = functional.gelu(self.embed(self.normalise(self.order_types(x))))
         for layer in self.layers:
-            x = layer(x).transpose(1, 2)
+            x = layer(x).transpose(1, 2).contiguous()
         return self.head(x.flatten(1))

@@ -100,7 +100,7 @@ class TLOB(nn.Module):
         check_window("TLOB", x, self.lookback, self.features)
         x = self.positions(self.embed(self.normalise(self.order_types(x))))
         for layer in self.layers:
-            x = layer(x).transpose(1, 2)
+            x = layer(x).transpose(1, 2).contiguous()
         return self.head(x.transpose(1, 2).flatten(1))
 
 
