@@ -31,7 +31,14 @@ class AttentionChoice:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, d_model: int, num_heads: int, *, across: bool = False) -> MultiHeadAttention:
+    def build(
+        self,
+        d_model: int,
+        num_heads: int,
+        *,
+        across: bool = False,
+        layer: type[MultiHeadAttention] = MultiHeadAttention,
+    ) -> MultiHeadAttention:
         """Return a multi-head layer with this mechanism.
 
         Args:
@@ -39,10 +46,11 @@ class AttentionChoice:
             num_heads: heads.
             across: whether the layer attends to another sequence, which may have the length of
                 its own; mechanisms that treat padded keys as padded queries are told.
+            layer: class of the layer, built as `MultiHeadAttention` is.
         """
         told = any(option.name == "self_attention" for option in catalogue()[self.name].options)
         options = {"self_attention": not across} if told else {}
-        return MultiHeadAttention(
+        return layer(
             d_model,
             num_heads,
             mechanism=self.name,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from domains.finance.data.labels import known_part
 from domains.finance.data.windows import Windows
 from shared_runtime.domain import Prepared
 
-_KEPT = 4
+_MOST_KEPT = 4
+_kept: dict[str, dict[str, np.ndarray]] = {}
 RULES = ("majority", "level-1 imbalance", "drift rule")
 
 
@@ -22,15 +24,21 @@ def rival_forecasts(prepared: Prepared, split: str) -> dict[str, np.ndarray]:
     """Return probabilities `[n, 3]` of rules and fitted baselines, by name.
 
     Rules are sure of what they say, so their log loss and calibration mean nothing. Without real
-    prices there is no drift.
+    prices there is no drift. They depend on the data alone, so the latest few are kept.
     """
+    state = json.dumps(prepared.preprocessing, sort_keys=True)
+    key = hashlib.sha256(f"{prepared.data_hash} {split} {state}".encode()).hexdigest()
+    if key not in _kept:
+        found = _rivals(prepared, _windows(prepared, "train"), _windows(prepared, split))
+        while len(_kept) >= _MOST_KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = found
+    return dict(_kept[key])
+
+
+def _rivals(prepared: Prepared, train: Windows, items: Windows) -> dict[str, np.ndarray]:
     data: Mapping[str, Any] = prepared.preprocessing["data"]
     label = str(data["label"]), int(data["smoothing"]), int(data["horizon"])
-    return dict(_rivals(_windows(prepared, "train"), _windows(prepared, split), label))
-
-
-@lru_cache(maxsize=_KEPT)
-def _rivals(train: Windows, items: Windows, label: tuple[str, int, int]) -> dict[str, np.ndarray]:
     bounds = rules.terciles(_imbalance(train))
     found = {
         "majority": rules.majority(train.label, len(items)),

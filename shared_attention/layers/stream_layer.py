@@ -14,14 +14,24 @@ from shared_attention.layers.cache import KeyValueCache
 from shared_attention.layers.encoder import EncoderLayer
 from shared_attention.registry import catalogue
 
-CONSTANT_STATE = ("scan", "linear")
-"""Mechanisms whose state does not grow with what they have read."""
+CONSTANT_STATE = ("scan", "linear", "window")
+"""Mechanisms whose state does not grow with what they have read; that of `window` grows up to the
+window's length."""
 
 
 def choose_streaming(
-    model: str, attention: str | None, options: Mapping[str, Any] | None
+    model: str,
+    attention: str | None,
+    options: Mapping[str, Any] | None,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> AttentionChoice:
     """Return the mechanism asked for, `scan` where it is None.
+
+    Args:
+        model: name of the model, for messages.
+        attention: name in the catalogue, or None.
+        options: options of the mechanism.
+        defaults: the model's own options by mechanism, over which `options` are laid.
 
     Raises:
         UnsupportedError: It does not stream with a constant state.
@@ -32,7 +42,7 @@ def choose_streaming(
             f"{model} cannot use attention {name!r}: it takes in one step at a time with a state "
             f"of constant size; choose one of {', '.join(CONSTANT_STATE)}"
         )
-    return AttentionChoice(model, name, dict(options or {}))
+    return AttentionChoice(model, name, {**(defaults or {}).get(name, {}), **(options or {})})
 
 
 class StreamLayer(nn.Module):
@@ -63,22 +73,24 @@ class StreamLayer(nn.Module):
         width = attention.head_dim
         return mechanism.init_state(batch, attention.num_kv_heads, width, width, **kind)
 
-    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Map `[B, L, d_model]`; steps where `valid` `[B, L]` is False are not attended to."""
         mask = None if valid is None else masks.keys(valid)
         if self.causal is not None:
             mask = self.causal if mask is None else self.causal & mask
         return self.layer(x, mask=mask)
 
-    def step(self, x: Tensor, state: Any, valid: Tensor) -> tuple[Tensor, Any]:
+    def step(self, x: Tensor, state: Any, valid: Tensor | None = None) -> tuple[Tensor, Any]:
         """Map one step `[B, d_model]` after `state`.
 
         Args:
             x: `[B, d_model]`.
             state: not changed.
-            valid: bool `[B]`; where False the step is not attended to, now or later.
+            valid: bool `[B]`; where False the step is not attended to, now or later. None where
+                every step is.
         """
         cache = KeyValueCache()
         cache.state = state
-        out = self.layer(x.unsqueeze(1), mask=masks.keys(valid.unsqueeze(1)), cache=cache)
+        mask = None if valid is None else masks.keys(valid.unsqueeze(1))
+        out = self.layer(x.unsqueeze(1), mask=mask, cache=cache)
         return out.squeeze(1), cache.state

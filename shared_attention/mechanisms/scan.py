@@ -13,11 +13,17 @@ from shared_attention.masks import Mask, Parts
 from shared_attention.primitives.softmax_scan import SoftmaxSums, combine, scan_sums
 from shared_attention.references.scan import reference_scan
 from shared_attention.refusal import refuse_parts
-from shared_attention.spec import Capabilities, MechanismSpec
+from shared_attention.spec import Capabilities, MechanismSpec, Option
 
 
 def scan_attention(
-    query: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None = None, scale: float | None = None
+    query: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    half_life: float | None = None,
 ) -> Tensor:
     """Attend with one constant query to every prefix.
 
@@ -30,6 +36,8 @@ def scan_attention(
         v: Values `[B, H, L, Dv]`.
         mask: None, or `masks.keys(valid)`.
         scale: Score scale; None is 1 / sqrt(D).
+        half_life: Positions after which a key counts half as much, so that the average follows
+            an endless stream; None (the paper's) never forgets.
 
     Returns:
         `[B, H, L, Dv]`; zero before the first valid key.
@@ -42,7 +50,7 @@ def scan_attention(
     """
     _check(query, k, v, mask)
     state = empty_sums(k.shape[0], k.shape[1], v.shape[-1], dtype=k.dtype, device=k.device)
-    return prefill_scan(query, k, v, state, mask=mask, scale=scale)[0]
+    return prefill_scan(query, k, v, state, mask=mask, scale=scale, half_life=half_life)[0]
 
 
 def empty_sums(
@@ -67,6 +75,7 @@ def prefill_scan(
     *,
     mask: Mask | None = None,
     scale: float | None = None,
+    half_life: float | None = None,
 ) -> tuple[Tensor, SoftmaxSums]:
     """Continue `scan_attention` over new positions, in parallel.
 
@@ -77,6 +86,7 @@ def prefill_scan(
         state: State of the positions so far.
         mask: None, or `masks.keys(valid)` of the new positions.
         scale: Score scale; None is 1 / sqrt(D).
+        half_life: As for `scan_attention`.
 
     Returns:
         Output `[B, H, L, Dv]` and the state after the last position.
@@ -86,13 +96,21 @@ def prefill_scan(
         UnsupportedError: The mask is of another kind.
     """
     fresh = _leaves(query, k, v, mask, scale)
+    if half_life is not None:
+        loss = math.log(2) / half_life
+        state = state._replace(m=state.m - loss)
+        age = torch.arange(k.shape[2], device=k.device, dtype=fresh.m.dtype)
+        fresh = fresh._replace(m=fresh.m + loss * age)
     if k.shape[2] == 1:
         after = combine(state, SoftmaxSums(*(x.squeeze(2) for x in fresh)))
         return after.output()[:, :, None].to(v.dtype), after
     inside = scan_sums(SoftmaxSums(*(x.flatten(0, 1) for x in fresh)))
     inside = SoftmaxSums(*(x.unflatten(0, k.shape[:2]) for x in inside))
     sums = combine(SoftmaxSums(*(x.unsqueeze(2) for x in state)), inside)
-    return sums.output().to(v.dtype), SoftmaxSums(*(x[:, :, -1].clone() for x in sums))
+    after = SoftmaxSums(*(x[:, :, -1].clone() for x in sums))
+    if half_life is not None:
+        after = after._replace(m=after.m - loss * (k.shape[2] - 1))
+    return sums.output().to(v.dtype), after
 
 
 def _leaves(
@@ -133,15 +151,22 @@ def _check(query: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Parts:
 
 
 class ScanAttention(nn.Module):
-    """`scan_attention` with a learned query: trains in parallel, streams in constant memory."""
+    """`scan_attention` with a learned query: trains in parallel, streams in constant memory.
 
-    def __init__(self, num_heads: int, head_dim: int) -> None:
+    Raises:
+        ValueError: `half_life` is not positive.
+    """
+
+    def __init__(self, num_heads: int, head_dim: int, half_life: float | None = None) -> None:
         super().__init__()
+        if half_life is not None and not half_life > 0:
+            raise ValueError(f"scan: option half_life got {half_life}, expected more than 0")
         self.query = nn.Parameter(torch.randn(num_heads, head_dim))
+        self.half_life = half_life
 
     def forward(self, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
         """Attend to every prefix; shapes and errors are those of `scan_attention`."""
-        return scan_attention(self.query, k, v, mask=mask)
+        return scan_attention(self.query, k, v, mask=mask, half_life=self.half_life)
 
     def init_state(
         self,
@@ -164,13 +189,13 @@ class ScanAttention(nn.Module):
         self, k: Tensor, v: Tensor, state: SoftmaxSums, mask: Mask | None = None
     ) -> tuple[Tensor, SoftmaxSums]:
         """Continue over new positions; see `prefill_scan`."""
-        return prefill_scan(self.query, k, v, state, mask=mask)
+        return prefill_scan(self.query, k, v, state, mask=mask, half_life=self.half_life)
 
     def step(
         self, k: Tensor, v: Tensor, state: SoftmaxSums, mask: Mask | None = None
     ) -> tuple[Tensor, SoftmaxSums]:
         """Continue over one position, `k, v [B, H, 1, D]`, at a cost that never grows."""
-        return prefill_scan(self.query, k, v, state, mask=mask)
+        return prefill_scan(self.query, k, v, state, mask=mask, half_life=self.half_life)
 
 
 SPEC = MechanismSpec(
@@ -183,6 +208,9 @@ SPEC = MechanismSpec(
     when_to_use="Streams: constant memory, one new observation at a time.",
     correctness="Equal to softmax attention of the same constant query over each prefix.",
     capabilities=Capabilities(causal="exact", key_padding=True, state=True),
+    options=(
+        Option("half_life", float, None, "positions after which a key counts half; None never"),
+    ),
     module=ScanAttention,
     reference=reference_scan,
 )

@@ -127,7 +127,9 @@ def boundaries(prices: np.ndarray) -> np.ndarray:
     move = np.diff(prices, axis=1)
     if not move.size:
         return np.zeros(0, dtype=np.int64)
-    together = np.where((move > 0).all(axis=0) | (move < 0).all(axis=0), np.abs(move).min(axis=0), 0)
+    together = np.where(
+        (move > 0).all(axis=0) | (move < 0).all(axis=0), np.abs(move).min(axis=0), 0
+    )
     usual = np.median(np.abs(move), axis=0)
     blocks = [usual[start : start + _BLOCK] for start in range(0, len(usual), _BLOCK)]
     scale = np.array([np.quantile(block, 0.95) for block in blocks])
@@ -146,7 +148,9 @@ def _named(series: BookSeries, number: int) -> BookSeries:
 def _read(path: Path, levels: int, findings: Findings) -> np.ndarray | None:
     """Return the numbers of a file, float64 `[149, N]`; None where it is not one."""
     if levels > LEVELS:
-        findings.file("error", f"10 levels, {levels} are to be used", "set data.levels to 10 or less")
+        findings.file(
+            "error", f"10 levels, {levels} are to be used", "set data.levels to 10 or less"
+        )
         return None
     rows: list[np.ndarray] = []
     for number, line in enumerate(filter(bytes.strip, _lines(path)), 1):

@@ -2,46 +2,77 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from domains.finance.models.parts.mixing import MixingNetwork
 from shared_attention.choice import AttentionChoice
 from shared_attention.dropout import Dropout
-from shared_attention.linear import Linear, linear
+from shared_attention.errors import UnsupportedError
+from shared_attention.layers import MultiHeadAttention
+from shared_attention.linear import linear
 
 
-class AfterLinear(Linear):
-    """One linear map after another in each of its blocks of rows, computed as a single one.
+class TwiceProjectedAttention(MultiHeadAttention):
+    """Multi-head attention with one more linear layer before each projection and after the last.
 
-    Two linear maps in a row are one, whose weight is the product of theirs. Forming it costs
-    little beside applying it to every token, and its gradients reach both.
+    Nothing nonlinear lies between two maps in a row, so each pair is applied as one map whose
+    weight is their product; forming it costs little beside applying it to every token. With one
+    head, whose mechanism mixes values linearly, the maps after it join those of the values too.
+    Parameters and results are those of the maps one after another.
 
-    Args:
-        width: of the input and of each block.
-        blocks: maps side by side.
+    Arguments are those of `MultiHeadAttention`; it attends within one sequence only.
     """
 
-    def __init__(self, width: int, blocks: int) -> None:
-        super().__init__(width, blocks * width)
-        self.before = nn.Linear(width, blocks * width)
+    def __init__(self, d_model: int, num_heads: int, **options: Any) -> None:
+        super().__init__(d_model, num_heads, **options)
+        self.before = nn.Linear(d_model, self.project_in.out_features)
+        self.after = nn.Linear(d_model, d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[..., width]` to `[..., blocks * width]`."""
-        rows, width = self.weight.shape
-        outer = self.weight.view(-1, width, width)
-        inner = self.before.weight[-rows:].view_as(outer)
-        inner_bias = self.before.bias[-rows:].view(-1, width, 1)
-        bias = torch.baddbmm(self.bias.view(-1, width, 1), outer, inner_bias)
-        return linear(x, (outer @ inner).view(rows, width), bias.view(rows))
+    def project(
+        self, x: Tensor, context: Tensor | None, offset: int
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
+        """As for `MultiHeadAttention`, without a context.
+
+        Raises:
+            UnsupportedError: There is a context.
+        """
+        if context is not None:
+            raise UnsupportedError("TwiceProjectedAttention: attends within one sequence only")
+        rows, width = self.project_in.weight.shape
+        outer = self.project_in.weight.view(-1, width, width)
+        weight = outer @ self.before.weight[-rows:].view_as(outer)
+        bias = outer @ self.before.bias[-rows:].view(-1, width, 1)
+        bias = bias + self.project_in.bias.view_as(bias)
+        if self._values_are_joined():
+            out = self.after.weight @ self.project_out.weight
+            weight = torch.cat([weight[:-1], out @ weight[-1:]])
+            bias = torch.cat([bias[:-1], out @ bias[-1:]])
+        heads = self._heads(linear(x, weight.view(rows, width), bias.view(rows)))
+        q, k, v = heads.split_with_sizes(
+            (heads.shape[1] - 2 * self.num_heads, self.num_heads, self.num_heads), dim=1
+        )
+        return (q if self.query_width else None), k, v
+
+    def _join(self, out: Tensor) -> Tensor:
+        out = out.transpose(1, 2).flatten(2)
+        bias = torch.addmv(self.after.bias, self.after.weight, self.project_out.bias)
+        if self._values_are_joined():
+            return out + bias
+        return linear(out, self.after.weight @ self.project_out.weight, bias)
+
+    def _values_are_joined(self) -> bool:
+        return self.num_heads == 1 and self.spec.supports("linear_in_v")
 
 
 class AxisAttention(nn.Module):
     """Attend among tokens `[B, tokens, width]`, then MixingNetwork on each.
 
     The published block projects queries, keys and values by a linear layer each before the
-    multi-head layer projects them again, and maps that layer's output once more. These are
-    `AfterLinear` here: the same parameters and the same result for half the work.
+    multi-head layer projects them again, and maps that layer's output once more; see
+    `TwiceProjectedAttention`.
 
     Args:
         choice: mechanism.
@@ -56,14 +87,7 @@ class AxisAttention(nn.Module):
         self, choice: AttentionChoice, width: int, num_heads: int, out: int, dropout: float
     ) -> None:
         super().__init__()
-        self.attention = choice.build(width, num_heads)
-        blocks = self.attention.project_in.out_features // width
-        self.attention.project_in = AfterLinear(width, blocks)
-        for weight in self.attention.project_in.weight.split(width):
-            nn.init.xavier_uniform_(weight)
-        nn.init.zeros_(self.attention.project_in.bias)
-        self.attention.project_out = AfterLinear(width, 1)
-        nn.init.zeros_(self.attention.project_out.before.bias)
+        self.attention = choice.build(width, num_heads, layer=TwiceProjectedAttention)
         self.norm = nn.LayerNorm(width)
         self.network = MixingNetwork(width, 4 * width, out, dropout)
         self.dropout = Dropout(dropout)

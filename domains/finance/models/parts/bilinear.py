@@ -47,17 +47,17 @@ class BilinearNormalisation(nn.Module):
         """Normalise `x` `[B, T, F]`."""
         time_share = between(self.time_share, 0.0)
         feature_share = between(self.feature_share, 0.0)
-        row_mean, row_factor = _statistics(x, 2)
-        column_mean, column_factor = _statistics(x, 1)
+        rows, row_factor = _centred(x, 2)
+        columns, column_factor = _centred(x, 1)
         row_factor = row_factor * (time_share * self.time_scale)
         column_factor = column_factor * (feature_share * self.feature_scale).squeeze(1)
         shift = time_share * self.time_shift + feature_share * self.feature_shift.squeeze(1)
-        rows = torch.addcmul(shift, x - row_mean, row_factor)
-        return torch.addcmul(rows, x - column_mean, column_factor)
+        return torch.addcmul(torch.addcmul(shift, rows, row_factor), columns, column_factor)
 
 
-def _statistics(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return mean and one over the standard deviation along `dim`, 1 where it is flat."""
-    variance, mean = torch.var_mean(x, dim, correction=min(1, x.shape[dim] - 1), keepdim=True)
-    deviation = variance.clamp_min(_FLAT**2).sqrt()
-    return mean, torch.where(variance < _FLAT**2, 1.0, 1 / deviation)
+def _centred(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return `x` less its mean along `dim`, and one over its deviation there, 1 where flat."""
+    centred = x - x.mean(dim, keepdim=True)
+    variance = centred.square().sum(dim, keepdim=True) / max(1, x.shape[dim] - 1)
+    flat = variance < _FLAT**2
+    return centred, torch.where(flat, 1.0, variance.masked_fill(flat, 1.0).rsqrt())
