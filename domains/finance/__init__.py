@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from domains.finance.data.reading import read_books
-    from domains.finance.data.reconstruct import reconstruct
 
     from domains.finance.backtest import Trading
     from domains.finance.data.book import BookSeries
     from domains.finance.data.config import DataConfig
+    from domains.finance.data.reconstruct import reconstruct
     from domains.finance.models import MLPLOB, TLOB, BiNCTABL, DeepLOB, StreamingLOB
 
 _MODELS = ("MLPLOB", "TLOB", "BiNCTABL", "DeepLOB", "StreamingLOB")

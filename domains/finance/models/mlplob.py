@@ -76,11 +76,6 @@ class MLPLOB(nn.Module):
         check_window("MLPLOB", x, self.lookback, self.features)
         hidden = functional.gelu(self.embed(self.normalise(self.order_types(x))))
         for layer in self.layers:
-<<<<<<< HEAD
-            hidden = layer(hidden).transpose(1, 2)
+            hidden = layer(hidden).transpose(1, 2).contiguous()
         scores = self.head(hidden.flatten(1))
         return scores if self.latest is None else scores + self.latest(x[:, -1])
-=======
-            x = layer(x).transpose(1, 2).contiguous()
-        return self.head(x.flatten(1))
->>>>>>> f3

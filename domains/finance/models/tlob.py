@@ -103,14 +103,9 @@ class TLOB(nn.Module):
         check_window("TLOB", x, self.lookback, self.features)
         hidden = self.positions(self.embed(self.normalise(self.order_types(x))))
         for layer in self.layers:
-<<<<<<< HEAD
-            hidden = layer(hidden).transpose(1, 2)
+            hidden = layer(hidden).transpose(1, 2).contiguous()
         scores = self.head(hidden.transpose(1, 2).flatten(1))
         return scores if self.latest is None else scores + self.latest(x[:, -1])
-=======
-            x = layer(x).transpose(1, 2).contiguous()
-        return self.head(x.transpose(1, 2).flatten(1))
->>>>>>> f3
 
 
 def _feature_choice(

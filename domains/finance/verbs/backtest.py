@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from domains.finance.verdict import verdict, verdict_figures
 
 from domains.finance.backtest import Ledger, Trading, backtest
 from domains.finance.evaluation import scored_part, trading, without_unsure
 from domains.finance.inference import probabilities
 from domains.finance.profit import summary
 from domains.finance.rivals import rival_forecasts
+from domains.finance.verdict import verdict, verdict_figures
 from shared_runtime import charts
 from shared_runtime.domain import Domain
 from shared_runtime.errors import DataError, UsageError
