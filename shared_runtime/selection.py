@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from shared_runtime.averaging import MovingAverage
 from shared_runtime.task import Task, TrainingError
 
 _log = logging.getLogger("heed.training")
@@ -27,6 +28,7 @@ class Selection(Callback):
         patience: Epochs without a lower validation loss before training stops; 0 never stops.
         keep_best: Keep a copy of the best epoch's weights.
         on_epoch: Called with the whole history after each epoch, in the first process only.
+        average: What stands in for the weights; None keeps the weights themselves.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Selection(Callback):
         patience: int,
         keep_best: bool,
         on_epoch: Callable[[list[dict[str, float]]], object],
+        average: MovingAverage | None = None,
     ) -> None:
         self.history: list[dict[str, float]] = []
         self.best_epoch = 0
@@ -43,6 +46,7 @@ class Selection(Callback):
         self._patience = patience
         self._keep_best = keep_best
         self._on_epoch = on_epoch
+        self._average = average
         self._started = time.monotonic()
         self._learning_rate = math.nan
 
@@ -100,6 +104,8 @@ class Selection(Callback):
         self.finished = last or trainer.should_stop
         if best is row if self._keep_best else self.finished:
             self.weights = _model_weights(trainer)
+            if self._average is not None:
+                self.weights |= {n: _copy(value) for n, value in self._average.weights.items()}
         if trainer.is_global_zero:
             self._on_epoch(self.history)
             _log.info(
@@ -116,7 +122,11 @@ def _model_weights(trainer: Trainer) -> dict[str, Tensor]:
     """Copy the model's weights to the CPU; whole, where the strategy shards them."""
     state = trainer.strategy.lightning_module_state_dict()
     return {
-        name.removeprefix(_MODEL): value.detach().to("cpu", copy=True)
+        name.removeprefix(_MODEL): _copy(value)
         for name, value in state.items()
         if name.startswith(_MODEL) and isinstance(value, torch.Tensor)
     }
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True)

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from shared_runtime.averaging import MovingAverage
 from shared_runtime.checkpoint import (
     Checkpointer,
     WholeFileIO,
@@ -92,10 +93,12 @@ def fit(
     keep_freed_memory()
     _check(prepared, training, device)
     identity = _identity(training, seed, prepared)
+    average = MovingAverage(training.average) if training.average else None
     selection = Selection(
         patience=training.patience,
         keep_best=training.select == "best",
         on_epoch=lambda history: folder.write_rows("history.csv", history),
+        average=average,
     )
     path = folder.path / "last.ckpt"
     whole = copy.deepcopy(task.model) if training.strategy == "fsdp" else task.model
@@ -115,7 +118,9 @@ def fit(
                 interruption=interruption,
             )
             bars: list[Callback] = [ProgressLine()] if progress else []
-            trainer = _trainer(training, device, folder.path, [selection, *bars, checkpointer])
+            averaging: list[Callback] = [] if average is None else [average]
+            callbacks = [*averaging, selection, *bars, checkpointer]
+            trainer = _trainer(training, device, folder.path, callbacks)
             try:
                 trainer.fit(task, *loaders, ckpt_path=path if saved is not None else None)
             except SIGTERMException as error:
@@ -183,6 +188,8 @@ def _check(prepared: Prepared, training: TrainingConfig, device: torch.device) -
         )
     if training.strategy == "fsdp" and device.type != "cuda":
         raise UsageError("training.strategy: fsdp needs CUDA; use ddp or auto")
+    if training.strategy == "fsdp" and training.average:
+        raise UsageError("training.average: weights sharded by fsdp are not averaged; use ddp")
 
 
 def _identity(training: TrainingConfig, seed: int, prepared: Prepared) -> dict[str, Any]:

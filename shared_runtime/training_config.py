@@ -36,6 +36,9 @@ class TrainingConfig:
     """Which epoch's weights are kept; `best` looks at the validation loss only."""
     clip_norm: float = 0.0
     """Largest gradient norm; 0 does not clip."""
+    average: float = 0.0
+    """Decay of an exponential moving average of the weights, such as 0.999, that is validated and
+    kept in their place; 0 keeps the weights themselves."""
     accumulate: int = 1
     """Batches whose gradients are added up before a step."""
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
@@ -63,6 +66,8 @@ class TrainingConfig:
             raise UsageError(
                 f"training.learning_rate: expected more than 0, got {self.learning_rate}"
             )
+        if not 0 <= self.average < 1:
+            raise UsageError(f"training.average: expected 0 to below 1, got {self.average}")
         hints = typing.get_type_hints(type(self))
         for field in fields(self):
             choices = typing.get_args(hints[field.name])

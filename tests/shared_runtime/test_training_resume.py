@@ -63,6 +63,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"schedule": "halve", "accumulate": 4, "clip_norm": 0.1, "checkpoint_every": 2},
     {"precision": "bf16-mixed", "optimizer": "radam", "select": "last", "checkpoint_every": 3},
     {"epochs": 6, "patience": 1, "learning_rate": 0.05, "optimizer": "adamw"},
+    {"average": 0.9, "accumulate": 2, "clip_norm": 0.1, "checkpoint_every": 1},
 ]
 
 
