@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,8 @@ def fi2010_files(folder: Path) -> tuple[list[Path], list[Problem]]:
         folds[name["part"].lower()].add(int(name["fold"]))
     published = {"train": {STANDARD_TRAIN}, "test": set(STANDARD_TEST)}
     several = len(folds["train"]) > 1 and all(published[part] <= folds[part] for part in folds)
-    files, left = [], []
+    files: list[Path] = []
+    left: list[Path] = []
     for path, name in sorted(found, key=lambda item: item[1]["part"].lower() == "test"):
         used = not several or int(name["fold"]) in published[name["part"].lower()]
         (files if used else left).append(path)
@@ -118,7 +120,7 @@ def read_fi2010(
         given_horizons=HORIZONS,
         normalised=normalised,
     )
-    parts = [whole.rows(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [whole.rows(slice(a, b)) for a, b in itertools.pairwise(edges)]
     return [_named(part, number) for number, part in enumerate(parts, 1)], findings.problems()
 
 
@@ -127,7 +129,9 @@ def boundaries(prices: np.ndarray) -> np.ndarray:
     move = np.diff(prices, axis=1)
     if not move.size:
         return np.zeros(0, dtype=np.int64)
-    together = np.where((move > 0).all(axis=0) | (move < 0).all(axis=0), np.abs(move).min(axis=0), 0)
+    together = np.where(
+        (move > 0).all(axis=0) | (move < 0).all(axis=0), np.abs(move).min(axis=0), 0
+    )
     usual = np.median(np.abs(move), axis=0)
     blocks = [usual[start : start + _BLOCK] for start in range(0, len(usual), _BLOCK)]
     scale = np.array([np.quantile(block, 0.95) for block in blocks])
@@ -146,7 +150,9 @@ def _named(series: BookSeries, number: int) -> BookSeries:
 def _read(path: Path, levels: int, findings: Findings) -> np.ndarray | None:
     """Return the numbers of a file, float64 `[149, N]`; None where it is not one."""
     if levels > LEVELS:
-        findings.file("error", f"10 levels, {levels} are to be used", "set data.levels to 10 or less")
+        findings.file(
+            "error", f"10 levels, {levels} are to be used", "set data.levels to 10 or less"
+        )
         return None
     rows: list[np.ndarray] = []
     for number, line in enumerate(filter(bytes.strip, _lines(path)), 1):
@@ -177,8 +183,7 @@ def _read(path: Path, levels: int, findings: Findings) -> np.ndarray | None:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            for line in file:
-                yield line
+            yield from file
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); give a text file") from error
 
