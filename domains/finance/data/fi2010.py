@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,8 @@ def fi2010_files(folder: Path) -> tuple[list[Path], list[Problem]]:
         folds[name["part"].lower()].add(int(name["fold"]))
     published = {"train": {STANDARD_TRAIN}, "test": set(STANDARD_TEST)}
     several = len(folds["train"]) > 1 and all(published[part] <= folds[part] for part in folds)
-    files, left = [], []
+    files: list[Path] = []
+    left: list[Path] = []
     for path, name in sorted(found, key=lambda item: item[1]["part"].lower() == "test"):
         used = not several or int(name["fold"]) in published[name["part"].lower()]
         (files if used else left).append(path)
@@ -118,7 +120,7 @@ def read_fi2010(
         given_horizons=HORIZONS,
         normalised=normalised,
     )
-    parts = [whole.rows(slice(a, b)) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [whole.rows(slice(a, b)) for a, b in itertools.pairwise(edges)]
     return [_named(part, number) for number, part in enumerate(parts, 1)], findings.problems()
 
 
@@ -181,8 +183,7 @@ def _read(path: Path, levels: int, findings: Findings) -> np.ndarray | None:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            for line in file:
-                yield line
+            yield from file
     except OSError as error:
         raise DataError(f"{path}: not readable ({error.strerror}); give a text file") from error
 

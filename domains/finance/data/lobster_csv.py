@@ -68,7 +68,7 @@ def read_messages(path: Path, findings: Findings) -> Messages | None:
         )
         rounded = pc.round(table.column("time"), ndigits=9).cast(_TIME)
         table = table.set_column(0, "time", rounded)
-    time = [_unscaled(chunk) for chunk in table.column("time").chunks]
+    time = [unscaled(chunk) for chunk in table.column("time").chunks]
     whole = [table.column(name).to_numpy() for name in MESSAGE_COLUMNS[1:]]
     return Messages(np.concatenate(time), *whole)
 
@@ -139,8 +139,8 @@ def _read(
         return None
 
 
-def _unscaled(chunk: pa.Decimal128Array) -> np.ndarray:
-    """Return decimals of at most 18 digits as whole multiples of their last digit, int64 `[N]`."""
+def unscaled(chunk: pa.Decimal128Array) -> np.ndarray:
+    """Return decimals below 2^63 as whole multiples of their last digit, int64 `[N]`."""
     halves = np.frombuffer(chunk.buffers()[1], dtype="<i8")
     return halves[2 * chunk.offset : 2 * (chunk.offset + len(chunk)) : 2]
 

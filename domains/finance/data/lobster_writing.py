@@ -54,7 +54,7 @@ def write_lobster(
         )
         if not same or part.normalised:
             raise DataError(
-                f"{part.source}: not in its own units, or of another day; write it alone"
+                f"{part.source}: of another book, or not in its units; write it alone"
             )
     messages: list[Messages] = []
     books: list[np.ndarray] = []
@@ -145,10 +145,11 @@ def _integers(series: BookSeries) -> np.ndarray:
 
 def _whole(values: np.ndarray, scale: int, where: str) -> np.ndarray:
     scaled = np.asarray(values, dtype=np.float64) * scale
-    rounded = np.rint(scaled)
-    wrong = ~(np.abs(scaled - rounded) <= 1e-6 * np.maximum(1.0, np.abs(scaled)))
-    if wrong.any() or (np.abs(rounded) >= EMPTY).any():
-        bad = values[wrong | (np.abs(rounded) >= EMPTY)][0]
+    wrong = ~(np.abs(scaled) < EMPTY)
+    rounded = np.rint(np.where(wrong, 0.0, scaled))
+    wrong |= np.abs(np.where(wrong, 0.0, scaled) - rounded) > 1e-6 * np.maximum(1.0, rounded)
+    if wrong.any():
+        bad = values[wrong][0]
         raise DataError(
             f"{where} {bad:g} is no whole multiple of {1 / scale:g} below "
             f"{EMPTY / scale:g}; LOBSTER's files cannot hold it"

@@ -76,13 +76,13 @@ class Side:
         """Update the price up to which all is known, after a message at `place`.
 
         A message says that its price is among the covered levels; where all levels before it are
-        known and fill the others, none is missing between. Levels pushed out of the covered ones
-        may change unseen.
+        known and fill the others, none is missing between, though the level itself may hold
+        orders that came unseen. Levels pushed out of the covered ones may change unseen.
         """
         covered = self.covered
         if price > self.bound and place == covered - 1:
             if bisect_right(self.prices, self.bound) == place:
-                self.bound = price
+                self.bound = price - 1
         elif len(self.prices) > covered and self.prices[covered - 1] < self.bound:
             self.bound = self.prices[covered - 1]
 

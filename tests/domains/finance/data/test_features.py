@@ -19,7 +19,7 @@ from domains.finance.data.order_flow import (
     order_flow_imbalance,
 )
 from shared_runtime.errors import DataError
-from tests.domains.finance.data.books import make_book
+from tests.domains.finance.data.made_books import make_book
 
 KINDS = ("relative", "book", "paper")
 

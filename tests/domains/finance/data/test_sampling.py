@@ -11,7 +11,7 @@ from domains.finance.data.features import features
 from domains.finance.data.order_flow import flows
 from domains.finance.data.sampling import sample
 from shared_runtime.errors import DataError
-from tests.domains.finance.data.books import SECOND, make_book
+from tests.domains.finance.data.made_books import SECOND, make_book
 
 KINDS = [("event", 7), ("time", 3.7), ("time", 0.2), ("volume", 1500), ("mid", 2)]
 

@@ -10,7 +10,7 @@ import pytest
 from domains.finance.data.config import DataConfig
 from domains.finance.data.splits import Parts, require_disjoint, split, take
 from shared_runtime.errors import DataError
-from tests.domains.finance.data.books import SECOND, make_book
+from tests.domains.finance.data.made_books import SECOND, make_book
 
 FOLD = "{}_Dst_NoAuction_ZScore_CF_{}.txt"
 

@@ -20,7 +20,7 @@ from domains.finance.data.scaling import RankScaler, fit_rank_scaler, fit_scaler
 from domains.finance.data.splits import split, take
 from domains.finance.data.windows import Fitted, Windows, make_windows, prediction_windows
 from shared_runtime.errors import DataError
-from tests.domains.finance.data.books import SECOND, make_book
+from tests.domains.finance.data.made_books import SECOND, make_book
 
 
 def config(**options: object) -> DataConfig:

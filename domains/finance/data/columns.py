@@ -1,0 +1,285 @@
+"""Columns of CSV and Parquet tables under our names, as numbers and times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv, parquet
+
+from domains.finance.data.findings import Findings
+from domains.finance.data.lobster_csv import unscaled
+from shared_runtime.errors import DataError
+
+PARQUET = (".parquet", ".pq")
+TABLES = (".csv", *PARQUET)
+TIMES = ("timestamp", "time", "ts", "date", "datetime", "local_timestamp", "E", "T")
+_MISSING = ("", "nan", "NaN", "NA", "null", "None")
+_UNITS = ((1e11, 10**9), (1e14, 10**6), (1e17, 10**3), (np.inf, 1))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is in its file.
+
+    Attributes:
+        path: The file.
+        data: Columns under the names of the file; those of a CSV are all text.
+        theirs: Name in the file of each of our names that it has.
+        first: Number of the first row: 2, as an editor shows it, for a CSV with a header.
+    """
+
+    path: Path
+    data: pa.Table
+    theirs: Mapping[str, str]
+    first: int
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __contains__(self, ours: str) -> bool:
+        return ours in self.theirs
+
+    def findings(self) -> Findings:
+        """Return an empty collection whose rows are counted as in the file."""
+        return Findings(self.path, "line" if self.first == 2 else "row")
+
+    def column(self, ours: str) -> pa.ChunkedArray:
+        """Return a column as it is in the file."""
+        return self.data.column(self.theirs[ours])
+
+    def numbers(self, ours: str, findings: Findings, optional: bool = False) -> np.ndarray:
+        """Return a column as float64 `[N]`, NaN where missing or, which is an error, no number.
+
+        Args:
+            ours: Our name of the column.
+            findings: Where cells that are wrong go.
+            optional: Whether missing cells are no error.
+        """
+        column = self.column(ours)
+        name = self.theirs[ours]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            values = _parse(column)
+        else:
+            try:
+                values = _to_float(column)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                findings.file("error", f"column {name!r} is {column.type}", "give numbers")
+                return np.full(len(column), np.nan)
+        wrong = np.isinf(values)
+        missing = np.zeros(len(values), dtype=bool)
+        empty = np.flatnonzero(np.isnan(values))
+        if len(empty):
+            cells = column.take(pa.array(empty)).to_pylist()
+            blank = np.array([cell is None or str(cell).strip() in _MISSING for cell in cells])
+            missing[empty[blank]] = True
+            wrong[empty[~blank]] = True
+        if not optional:
+            rows = np.flatnonzero(missing)
+            what = f"column {name!r}: a missing value"
+            findings.rows("error", rows + self.first, what, "fill the cell in or remove the row")
+        rows = np.flatnonzero(wrong)
+        findings.rows(
+            "error",
+            rows + self.first,
+            f"column {name!r}: a cell that is no finite number",
+            "correct the cell",
+            lambda n: f"column {name!r}: {str(column[int(rows[n])].as_py())[:40]!r} is no number",
+        )
+        return values
+
+    def times(self, findings: Findings) -> np.ndarray:
+        """Return the time column as int64 nanoseconds since 1970 `[N]`.
+
+        Whole numbers and decimals count seconds, milliseconds, microseconds or nanoseconds, which
+        their size tells; text is ISO 8601, in UTC where it names no zone.
+        """
+        column = self.column("timestamp")
+        name = self.theirs["timestamp"]
+        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+            found = _cast_times(column)
+        elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            found = _text_times(pc.utf8_trim_whitespace(column))
+        else:
+            found = _numeric_times(column)
+        if found is None:
+            findings.file("error", f"column {name!r} holds no times", "give epochs or ISO 8601")
+            return np.zeros(len(column), dtype=np.int64)
+        times, wrong = found
+        rows = np.flatnonzero(wrong)
+        findings.rows(
+            "error",
+            rows + self.first,
+            f"column {name!r}: a cell that is no time",
+            "write whole numbers since 1970, or ISO 8601",
+            lambda n: f"column {name!r}: {str(column[int(rows[n])].as_py())[:40]!r} is no time",
+        )
+        return times
+
+
+def read_table(path: Path, columns: Sequence[str]) -> Table:
+    """Read a CSV file with a header, or a Parquet file.
+
+    Args:
+        path: The file.
+        columns: `ours=theirs` for names that differ.
+
+    Raises:
+        DataError: the file is no table, or a name of `columns` is not in it.
+    """
+    try:
+        if path.suffix.lower() in PARQUET:
+            data, first = parquet.read_table(path), 1
+        else:
+            data, first = _read_csv(path), 2
+    except (pa.ArrowException, OSError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: not a readable table ({text}); correct the file") from error
+    names = list(data.column_names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path}: column {twice[0]!r} appears twice; rename one")
+    theirs = {name.strip().lower(): name for name in names} | {name: name for name in names}
+    if "timestamp" not in theirs:
+        time = next((name for name in TIMES if name in theirs), None)
+        theirs |= {} if time is None else {"timestamp": theirs[time]}
+    for entry in columns:
+        ours, _, name = entry.partition("=")
+        if name not in names:
+            raise DataError(
+                f"{path}: no column {name!r}, which data.columns names; it has {', '.join(names)}"
+            )
+        theirs[ours] = name
+    return Table(path, data, theirs, first)
+
+
+def smallest_step(*prices: np.ndarray) -> float:
+    """Return the smallest difference between prices; 0.01 where there is none."""
+    sample = np.unique(np.concatenate([price.ravel()[:200_000] for price in prices]).round(10))
+    steps = np.diff(sample[~np.isnan(sample)])
+    return float(f"{steps.min():.10g}") if len(steps) else 0.01
+
+
+def _read_csv(path: Path) -> pa.Table:
+    with path.open("rb") as file:
+        header = file.readline(1 << 20).removeprefix(b"\xef\xbb\xbf")
+    if not header.strip():
+        raise ValueError("the first line is empty, it names the columns")
+    names = [name.strip().strip('"') for name in header.decode("utf-8", "replace").split(",")]
+    if any(not name or any(ord(letter) < 32 for letter in name) for name in names):
+        raise ValueError("the first line does not name every column")
+    if len(set(names)) < len(names):
+        return pa.table([pa.array([], pa.string())] * len(names), names=names)
+    return csv.read_csv(
+        path,
+        csv.ReadOptions(column_names=names, skip_rows=1, block_size=1 << 22),
+        csv.ParseOptions(ignore_empty_lines=False),
+        csv.ConvertOptions(
+            column_types={name: pa.string() for name in names},
+            null_values=[],
+            strings_can_be_null=False,
+        ),
+    )
+
+
+def _parse(column: pa.ChunkedArray) -> np.ndarray:
+    """Return text as float64, NaN where it is no number."""
+    trimmed = pc.utf8_trim_whitespace(column)
+    known = pc.if_else(pc.is_in(trimmed, pa.array(_MISSING)), pa.scalar("nan"), trimmed)
+    try:
+        return _to_float(known)
+    except pa.ArrowInvalid:
+        return np.concatenate([_slowly(chunk) for chunk in known.chunks])
+
+
+def _slowly(chunk: pa.Array) -> np.ndarray:
+    values = np.full(len(chunk), np.nan)
+    for row, cell in enumerate(chunk.to_pylist()):
+        try:
+            values[row] = np.nan if cell is None or "_" in cell else float(cell)
+        except ValueError:
+            continue
+    return values
+
+
+def _to_float(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column as float64 `[N]`, NaN where null, a copy of its own."""
+    cast = pc.cast(column, pa.float64(), safe=False)
+    return np.array(pc.fill_null(cast, np.nan).to_numpy(), dtype=np.float64)
+
+
+def _cast_times(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray] | None:
+    try:
+        cast = pc.cast(pc.cast(column, pa.timestamp("ns")), pa.int64())
+    except pa.ArrowInvalid:
+        return None
+    wrong = pc.is_null(cast).to_numpy()
+    return np.array(pc.fill_null(cast, 0).to_numpy(), dtype=np.int64), wrong
+
+
+def _text_times(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    sample = column.slice(0, 1).to_pylist()
+    first = (sample[0] or "") if sample else ""
+    if first.replace(".", "", 1).replace("-", "", 1).isdigit() and first.count("-") < 2:
+        return _decimal_times(column)
+    for kind in (pa.timestamp("ns"), pa.timestamp("ns", tz="UTC")):
+        try:
+            cast = pc.cast(pc.cast(column, kind), pa.int64())
+            return cast.to_numpy().copy(), np.zeros(len(column), dtype=bool)
+        except pa.ArrowInvalid:
+            continue
+    texts = pd.Series(column.to_pylist(), dtype="object")
+    times = pd.to_datetime(texts, utc=True, format="ISO8601", errors="coerce")
+    wrong = times.isna().to_numpy()
+    return times.to_numpy("datetime64[ns]").astype(np.int64), wrong
+
+
+def _decimal_times(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return epochs that are text in nanoseconds, exact up to their last decimal."""
+    values = _parse(column)
+    unit = _unit(values)
+    if (np.abs(values) * unit < 2.0**63).all():
+        try:
+            exact = pc.cast(column, pa.decimal128(38, len(str(unit)) - 1))
+            return np.concatenate([unscaled(chunk) for chunk in exact.chunks]), np.isnan(values)
+        except pa.ArrowInvalid:
+            pass
+    return _scaled(values)
+
+
+def _numeric_times(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray] | None:
+    if pa.types.is_integer(column.type):
+        try:
+            whole = pc.cast(column, pa.int64())
+        except pa.ArrowInvalid:
+            return None
+        wrong = pc.is_null(whole).to_numpy()
+        values = np.array(pc.fill_null(whole, 0).to_numpy(), dtype=np.int64)
+        unit = _unit(values.astype(np.float64))
+        wrong |= np.abs(values.astype(np.float64)) * unit >= 2.0**63
+        return np.where(wrong, 0, values) * unit, wrong
+    try:
+        return _scaled(_to_float(column))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return None
+
+
+def _scaled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return epochs in float64, NaN where wrong, in nanoseconds."""
+    unit = _unit(values)
+    wrong = ~(np.abs(values) * unit < 2.0**63)
+    whole = np.floor(np.where(wrong, 0, values))
+    rest = np.where(wrong, 0, values) - whole
+    return whole.astype(np.int64) * unit + np.rint(rest * unit).astype(np.int64), wrong
+
+
+def _unit(values: np.ndarray) -> int:
+    """Return the nanoseconds of one unit, from the size of the middle value."""
+    finite = np.abs(values[np.isfinite(values)])
+    middle = float(np.median(finite)) if len(finite) else 0.0
+    return next(unit for bound, unit in _UNITS if middle < bound)

@@ -1,0 +1,274 @@
+"""Tables with one row per change of a price level: `timestamp, side, price, size`."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow.compute as pc
+
+from domains.finance.data.book import BookSeries
+from domains.finance.data.columns import Table, smallest_step
+from domains.finance.data.findings import Findings
+from domains.finance.data.lobster import runs
+from domains.finance.data.tables import check_book, check_order, tell_gaps, time_gaps
+from shared_runtime.domain import Problem
+
+NEEDED = ("timestamp", "side", "price", "size")
+_BIDS, _ASKS = ("bid", "bids", "buy", "b", "1"), ("ask", "asks", "sell", "a", "s", "-1")
+_TRUE = ("true", "1", "1.0", "t", "yes", "snapshot", "partial")
+_FALSE = ("false", "0", "0.0", "f", "no", "update", "delta", "")
+
+
+@dataclass
+class _Half:
+    """Levels of one side; prices of bids are negated, so that both ascend."""
+
+    prices: list[float] = field(default_factory=list)
+    sizes: list[float] = field(default_factory=list)
+
+    def put(self, price: float, size: float) -> int:
+        """Set the size at a price, 0 to remove it; return its place."""
+        prices = self.prices
+        place = bisect_left(prices, price)
+        there = place < len(prices) and prices[place] == price
+        if size > 0 and there:
+            self.sizes[place] = size
+        elif size > 0:
+            prices.insert(place, price)
+            self.sizes.insert(place, size)
+        elif there:
+            del prices[place], self.sizes[place]
+        else:
+            return 1 << 62
+        return place
+
+    def top(self, levels: int) -> list[float]:
+        """Return the best prices, then their sizes."""
+        prices, sizes = self.prices[:levels], self.sizes[:levels]
+        missing = levels - len(prices)
+        return [*prices, *[np.nan] * missing, *sizes, *[0.0] * missing]
+
+
+def is_diffs(table: Table) -> bool:
+    """Say whether a table has the columns of diffs."""
+    return all(name in table for name in NEEDED[1:])
+
+
+def read_diffs(
+    table: Table, levels: int = 10, tick: float = 0.0
+) -> tuple[list[BookSeries], list[Problem]]:
+    """Return the series of a table of changes, and what is wrong with it.
+
+    Columns are `timestamp, side, price, size`: the size is what is at the price afterwards, 0
+    removes it. Rows with one timestamp (or one `sequence`, where there is such a column) are one
+    update and give at most one book row: none where the first `levels` stay as they were.
+
+    `is_snapshot`, optional, marks updates that hold the whole book; without, the first update
+    starts it. `sequence`, optional, is the id of an update, and `first_sequence` the id of the
+    first change in it: where one is missing, the book is unknown until the next snapshot, and the
+    rows in between are left out with a warning. Without ids, a gap in time ends a series.
+    """
+    findings = table.findings()
+    missing = [name for name in NEEDED if name not in table]
+    if missing:
+        findings.file("error", f"no column {missing[0]!r}", "name it with data.columns")
+    elif not len(table):
+        findings.file("error", "no rows below the header", "give a file with data")
+    if findings.failed:
+        return [], findings.problems()
+    time = table.times(findings)
+    check_order(time, table.first, findings)
+    side = _sides(table, findings)
+    price, size = table.numbers("price", findings), table.numbers("size", findings)
+    numbers = np.arange(len(table)) + table.first
+    for name, wrong in (("price not above 0", price <= 0), ("a negative size", size < 0)):
+        findings.rows("error", numbers[wrong], name, "correct the row; size 0 removes a price")
+    whole, update, lost = _updates(table, time, findings)
+    if findings.failed:
+        return [], findings.problems()
+    _tell_copies(update, side, price, numbers, findings)
+    starts = np.flatnonzero(np.r_[True, np.diff(update) > 0])
+    alive = _alive(starts, whole, lost)
+    _tell_left_out(starts, alive, numbers, findings)
+    rows, book, begins = _replay(starts, alive, whole, side, price, size, levels)
+    check_book(book, numbers[rows], findings)
+    quoted = ~np.isnan(book[:, 0]) & ~np.isnan(book[:, 2])
+    if not quoted.any():
+        findings.file("error", "no row has both a bid and an ask", "give rows of both sides")
+    if findings.failed:
+        return [], findings.problems()
+    edges = set(begins) | set(np.flatnonzero(~quoted)) | {0, len(rows)}
+    gaps = time_gaps(time[rows]) if "sequence" not in table else np.zeros(0, dtype=np.int64)
+    tell_gaps(gaps, time[rows], numbers[rows[gaps]], findings)
+    findings.rows(
+        "warning",
+        numbers[rows[~quoted]],
+        "a side of the book is empty",
+        "nothing to do: the row is left out",
+    )
+    cuts = sorted(edges | set(gaps.tolist()))
+    series = BookSeries(
+        instrument=table.path.stem,
+        day="",
+        time=time[rows],
+        book=book,
+        source=str(table.path),
+        tick=tick or smallest_step(price),
+    )
+    parts = []
+    for start, stop in itertools.pairwise(cuts):
+        for run in runs(quoted[start:stop]):
+            part = series.rows(slice(start + run.start, start + run.stop))
+            place = int(rows[start + run.start]) + table.first
+            parts.append(BookSeries(**{**part.__dict__, "first_row": place}))
+    return parts, findings.problems()
+
+
+def _sides(table: Table, findings: Findings) -> np.ndarray:
+    """Return 1 for bids and -1 for asks, int8 `[N]`."""
+    words = _words(table, "side")
+    bid, ask = np.isin(words, _BIDS), np.isin(words, _ASKS)
+    wrong = np.flatnonzero(~(bid | ask))
+    findings.rows(
+        "error",
+        wrong + table.first,
+        "unknown side",
+        "write bid or ask",
+        lambda n: f"unknown side {str(words[wrong[n]])[:40]!r}",
+    )
+    return np.where(bid, 1, -1).astype(np.int8)
+
+
+def _words(table: Table, name: str) -> np.ndarray:
+    column = table.column(name)
+    text = pc.cast(column, "string") if str(column.type) != "string" else column
+    found = pc.utf8_lower(pc.utf8_trim_whitespace(pc.fill_null(text, "")))
+    encoded = found.combine_chunks().dictionary_encode()
+    words = np.array(encoded.dictionary.to_pylist() or [""], dtype=object)
+    return words[encoded.indices.to_numpy()].astype(str)
+
+
+def _updates(
+    table: Table, time: np.ndarray, findings: Findings
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return per row: whether it is of a snapshot, the number of its update, and lost ones before.
+
+    bool, int64 and bool, `[N]` each.
+    """
+    rows = len(time)
+    whole = np.zeros(rows, dtype=bool)
+    if "is_snapshot" in table:
+        words = _words(table, "is_snapshot")
+        whole = np.isin(words, _TRUE)
+        wrong = np.flatnonzero(~whole & ~np.isin(words, _FALSE))
+        findings.rows(
+            "error", wrong + table.first, "is_snapshot: neither true nor false", "correct the cell"
+        )
+    lost = np.zeros(rows, dtype=bool)
+    if "sequence" not in table:
+        new = (np.diff(time) != 0) | (np.diff(whole) != 0)
+        return whole, np.cumsum(np.r_[0, new]), lost
+    last = table.numbers("sequence", findings)
+    first = table.numbers("first_sequence", findings) if "first_sequence" in table else last
+    back = np.flatnonzero(np.diff(last) < 0) + 1
+    back = back[~whole[back]]
+    findings.rows("error", back + table.first, "sequence going back", "sort the rows by sequence")
+    new = np.r_[False, np.diff(last) != 0]
+    before = np.r_[first[:1], last[:-1]]
+    lost = new & (first > before + 1) & ~whole
+    found = np.flatnonzero(lost)
+    findings.rows(
+        "warning",
+        found + table.first,
+        "updates are missing before the row",
+        "nothing to do: rows up to the next snapshot are left out",
+        lambda n: f"{first[found[n]] - before[found[n]] - 1:.0f} ids are missing before the row",
+    )
+    new[1:] |= np.diff(whole) != 0
+    return whole, np.cumsum(new), lost
+
+
+def _tell_copies(
+    update: np.ndarray, side: np.ndarray, price: np.ndarray, numbers: np.ndarray, out: Findings
+) -> None:
+    order = np.lexsort((price, side, update))
+    same = (
+        (np.diff(update[order]) == 0) & (np.diff(side[order]) == 0) & (np.diff(price[order]) == 0)
+    )
+    rows = np.sort(order[1:][same])
+    what = "the same price twice in one update"
+    out.rows("warning", numbers[rows], what, "nothing to do: the later row counts")
+
+
+def _alive(starts: np.ndarray, whole: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Return, per update, whether the book is known after it, bool `[U]`."""
+    snapshot = whole[starts]
+    broken = np.logical_or.reduceat(lost, starts)
+    known, state = np.zeros(len(starts), dtype=bool), not snapshot.any()
+    for number, (full, gap) in enumerate(zip(snapshot.tolist(), broken.tolist(), strict=True)):
+        state = full or (state and not gap)
+        known[number] = state
+    return known
+
+
+def _tell_left_out(
+    starts: np.ndarray, alive: np.ndarray, numbers: np.ndarray, findings: Findings
+) -> None:
+    stops = np.r_[starts[1:], len(numbers)]
+    for run in runs(~alive):
+        count = int(stops[run.stop - 1] - starts[run.start])
+        findings.rows(
+            "warning",
+            numbers[starts[run.start : run.start + 1]],
+            "rows without a known book",
+            "give a snapshot before them, or nothing to do: they are left out",
+            lambda _, count=count: f"{count} rows without a known book from here on",  # type: ignore[misc]
+        )
+
+
+def _replay(
+    starts: np.ndarray,
+    alive: np.ndarray,
+    whole: np.ndarray,
+    side: np.ndarray,
+    price: np.ndarray,
+    size: np.ndarray,
+    levels: int,
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Return the last file row of each book row `[K]`, the books, and where the book was unknown.
+
+    The books are float64 `[K, 4 L]`; the third are positions in `[K]`.
+    """
+    halves = {1: _Half(), -1: _Half()}
+    stops = np.r_[starts[1:], len(side)].tolist()
+    keys = np.where(side > 0, -price, price).tolist()
+    sides, sizes = side.tolist(), size.tolist()
+    rows: list[int] = []
+    tops: list[list[float]] = []
+    begins: list[int] = []
+    fresh = True
+    for begin, stop, known, full in zip(
+        starts.tolist(), stops, alive.tolist(), whole[starts].tolist(), strict=True
+    ):
+        if not known:
+            fresh = True
+            continue
+        if full or fresh:
+            halves = {1: _Half(), -1: _Half()}
+        touched = levels
+        for row in range(begin, stop):
+            touched = min(touched, halves[sides[row]].put(keys[row], sizes[row]))
+        if fresh:
+            begins.append(len(rows))
+        if touched < levels or full:
+            rows.append(stop - 1)
+            tops.append(halves[-1].top(levels) + halves[1].top(levels))
+        fresh = False
+    found = np.array(tops, dtype=np.float64).reshape(-1, 4 * levels)
+    book = np.empty_like(found)
+    book[:, 0::4], book[:, 1::4], book[:, 2::4], book[:, 3::4] = np.split(found, 4, axis=1)
+    book[:, 2::4] *= -1
+    return np.array(rows, dtype=np.int64), book, begins
