@@ -31,7 +31,7 @@ def write_samples(out: Path, seed: int) -> list[Path]:
       the first ticker is halted on the second day.
     - `snapshots.csv`: a crypto book of ten levels every five seconds, columns `timestamp`
       (milliseconds since 1970), then `ask_price_1, ask_size_1, bid_price_1, bid_size_1, ...`.
-    - `diffs.csv`: the same book by the millisecond, columns `timestamp, side, price, size`: the size
+    - `diffs.csv`: that book by the millisecond, columns `timestamp, side, price, size`: the size
       that is now at a price, 0 where the level is gone; it begins with the whole book.
     - `fi2010/`: a training and a test file of two stocks in the layout of FI-2010.
     """
