@@ -31,7 +31,7 @@ def write_samples(out: Path, seed: int) -> list[Path]:
       the first ticker is halted on the second day.
     - `snapshots.csv`: a crypto book of ten levels every five seconds, columns `timestamp`
       (milliseconds since 1970), then `ask_price_1, ask_size_1, bid_price_1, bid_size_1, ...`.
-    - `diffs.csv`: the same book event by event, columns `timestamp, side, price, size`: the size
+    - `diffs.csv`: that book by the millisecond, columns `timestamp, side, price, size`: the size
       that is now at a price, 0 where the level is gone; it begins with the whole book.
     - `fi2010/`: a training and a test file of two stocks in the layout of FI-2010.
     """
@@ -125,9 +125,11 @@ def _write_snapshots(one: BookSeries, path: Path) -> None:
 
 
 def _write_diffs(one: BookSeries, path: Path) -> None:
+    times = one.time // _MILLISECOND
+    last = np.flatnonzero(np.diff(times, append=-1))
     before: dict[tuple[str, float], float] = {}
     rows: list[tuple[int, str, float, float]] = []
-    for time, book in zip((one.time // _MILLISECOND).tolist(), one.book.tolist(), strict=True):
+    for time, book in zip(times[last].tolist(), one.book[last].tolist(), strict=True):
         now = {}
         for place in range(0, len(book), 4):
             ask, ask_size, bid, bid_size = book[place : place + 4]

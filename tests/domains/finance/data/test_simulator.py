@@ -179,9 +179,12 @@ def test_diffs_rebuild_the_book_of_the_snapshots(files: list[Path]) -> None:
     times = sorted(snapshots)
     assert len(times) > 4000 and set(np.diff(times)) == {5000}
     sides: dict[str, dict[float, float]] = {"ask": {}, "bid": {}}
-    checked, following = 0, 0
+    checked, following, seen = 0, 0, set()
     with named["diffs.csv"].open() as stream:
         for row in csv.DictReader(stream):
+            update = row["timestamp"], row["side"], row["price"]
+            assert update not in seen
+            seen.add(update)
             while int(row["timestamp"]) > times[following]:
                 expected = snapshots[times[following]]
                 for side, best in (("ask", min), ("bid", max)):
