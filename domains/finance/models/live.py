@@ -42,8 +42,7 @@ class LiveBook:
         """
         if row.shape != (self.features,):
             raise ValueError(
-                f"LiveBook.update: got a row of shape {list(row.shape)}, "
-                f"expected [{self.features}]"
+                f"LiveBook.update: got a row of shape {list(row.shape)}, expected [{self.features}]"
             )
         self.recent = torch.cat((self.recent[self.features :], row))
         x = self.embed(self.recent)

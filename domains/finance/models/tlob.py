@@ -73,9 +73,7 @@ class TLOB(nn.Module):
                 f"and lookback {lookback}"
             )
         over_time = choose_attention("TLOB", attention, attention_options, default="softmax")
-        over_features = _feature_choice(
-            over_time, feature_attention, feature_attention_options
-        )
+        over_features = _feature_choice(over_time, feature_attention, feature_attention_options)
         self.lookback, self.features = lookback, features
         self.order_types = OrderTypes(order_type_column)
         self.normalise = BilinearNormalisation(lookback=lookback, features=features)
