@@ -34,13 +34,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _convolves(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.numel() * weight.shape[0] >= _WORTHWHILE
+        not torch.compiler.is_compiling()  # first: what follows would limit an exported batch
+        and x.numel() * weight.shape[0] >= _WORTHWHILE
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.dim() > 2
         and x.shape[0] > 1
         and torch.backends.mkldnn.is_available()
-        and not torch.compiler.is_compiling()
     )
 
 

@@ -12,9 +12,25 @@ if TYPE_CHECKING:
     from domains.finance.data.book import BookSeries
     from domains.finance.data.config import DataConfig
     from domains.finance.data.reconstruct import reconstruct
-    from domains.finance.models import MLPLOB, TLOB, BiNCTABL, DeepLOB, StreamingLOB
+    from domains.finance.models import (
+        MLPLOB,
+        TLOB,
+        BilinearNormalisation,
+        BiNCTABL,
+        DeepLOB,
+        LiveBook,
+        StreamingLOB,
+    )
 
-_MODELS = ("MLPLOB", "TLOB", "BiNCTABL", "DeepLOB", "StreamingLOB")
+_MODELS = (
+    "MLPLOB",
+    "TLOB",
+    "BiNCTABL",
+    "BilinearNormalisation",
+    "DeepLOB",
+    "LiveBook",
+    "StreamingLOB",
+)
 _HOMES = {
     **dict.fromkeys(_MODELS, "domains.finance.models"),
     "BookSeries": "domains.finance.data.book",
@@ -27,9 +43,11 @@ __all__ = [
     "MLPLOB",
     "TLOB",
     "BiNCTABL",
+    "BilinearNormalisation",
     "BookSeries",
     "DataConfig",
     "DeepLOB",
+    "LiveBook",
     "StreamingLOB",
     "Trading",
     "read_books",

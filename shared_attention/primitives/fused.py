@@ -48,6 +48,6 @@ def fused_attention(
         attn_mask=mask,
         is_causal=causal,
         scale=scale,
-        enable_gqa=k.shape[1] != q.shape[1],
+        enable_gqa=bool(k.shape[1] != q.shape[1]),  # a SymBool in export
     )
     return out if out.shape[-1] == out_width else out[..., :out_width]

@@ -73,10 +73,11 @@ def scan_sums(parts: SoftmaxSums) -> SoftmaxSums:
 
 def _prefixes(parts: SoftmaxSums) -> SoftmaxSums:
     """All prefixes at once by an L x L matrix of weights."""
-    m = parts.m.detach().cummax(-1).values
-    gap = parts.m[:, None, :] - _finite(m)[:, :, None]
-    later = torch.ones(gap.shape[1:], dtype=torch.bool, device=gap.device).triu(1)
-    weights = gap.masked_fill(later, -torch.inf).exp()
+    length = parts.m.shape[-1]
+    later = torch.ones(length, length, dtype=torch.bool, device=parts.m.device).triu(1)
+    scores = parts.m[:, None, :].masked_fill(later, -torch.inf)
+    m = scores.detach().amax(-1)
+    weights = (scores - _finite(m)[:, :, None]).exp()
     return SoftmaxSums(m, (weights @ parts.w[..., None]).squeeze(-1), weights @ parts.u)
 
 
