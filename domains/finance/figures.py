@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,8 @@ from shared_runtime.domain import Figure
 _BLUE, _ORANGE, _GREEN = PALETTE[:3]
 _MOST_POINTS = 2000
 _SCORES = {"mcc": "MCC", "macro_f1": "macro F1", "p_t": "$p_T$"}
-_REFERENCE = {"color": INK, "linewidth": 0.8, "linestyle": (0, (2, 3))}
-_ABOVE = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.3}
+_REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": (0, (2, 3))}
+_ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.3}
 
 
 def equity_figure(
@@ -70,7 +71,7 @@ def confusion_figure(probability: np.ndarray, label: np.ndarray) -> Figure:
             axes.text(
                 column,
                 row,
-                f"{100 * share[row, column]:.0f} %\n{_number(counts[row, column], 0)}",
+                f"{100 * share[row, column]:.0f} %\n{_number(float(counts[row, column]), 0)}",
                 ha="center",
                 va="center",
                 color="white" if share[row, column] > 0.55 else "#22303c",
@@ -332,12 +333,11 @@ def attention_figure(
         grid = figure.subplots(rows, columns, squeeze=False)
         for spare in grid.flat[len(matrices) :]:
             spare.set_visible(False)
-        image = None
         for number, (axes, (name, matrix)) in enumerate(
             zip(grid.flat, matrices.items(), strict=False)
         ):
             axes.grid(False)
-            image = axes.imshow(
+            axes.imshow(
                 matrix,
                 cmap=SEQUENTIAL,
                 vmin=0,
@@ -351,7 +351,7 @@ def attention_figure(
                 axes.set_xlabel("looked at")
             if number % columns == 0:
                 axes.set_ylabel("from")
-        bar = figure.colorbar(image, ax=grid, shrink=0.85, label="weight")
+        bar = figure.colorbar(grid.flat[0].images[0], ax=grid, shrink=0.85, label="weight")
         bar.outline.set_visible(False)
     text = "events before the forecast" if axis == "events" else "features"
     return Figure(

@@ -28,6 +28,8 @@ from domains.finance.wording import paragraph
 from shared_runtime.domain import Figure, Interval
 
 BUY_AND_HOLD = "buy and hold"
+OF_PROBABILITIES = ("log_loss", "brier", "ece")
+"""Scores that a rule, which is sure of all it says, is not given."""
 _HEADLINES = ("macro_f1", "mcc", "p_t", "net_pnl", "accuracy", "weighted_f1")
 _LONG = ["section", "name", "model", "value", "ci_low", "ci_high"]
 
@@ -220,6 +222,8 @@ def _scores(
 ) -> dict[str, Interval]:
     drawn = {"block": part.block, "seed": seed, "resamples": resamples}
     found = classification_metrics(probability, part.label, part.series, **drawn)
+    if probability.max(axis=1).min() >= 1:
+        found = {name: item for name, item in found.items() if name not in OF_PROBABILITIES}
     return found | transaction_metrics(
         probability, part.label, part.series, threshold=trading.threshold, **drawn
     )
@@ -261,7 +265,8 @@ def _tables(
     tables = {
         "Scores": pd.DataFrame(
             [
-                {"model": name} | {column: scores[name][column].value for column in columns}
+                {"model": name}
+                | {column: scores[name].get(column, Interval(np.nan)).value for column in columns}
                 for name in forecasts
             ]
         )

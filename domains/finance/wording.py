@@ -59,7 +59,7 @@ def paragraph(
     says.append(_money(own["net_pnl"], summary, trading))
     if held is not None and summary.trades:
         says.append(f"Buying once and holding made {_signed(held.net_pnl)} over the same time.")
-    if own["ece"].value > 0.05:
+    if "ece" in own and own["ece"].value > 0.05:
         says.append(
             f"Its probabilities are off by {100 * own['ece'].value:.0f} percentage points on "
             "average, so do not read a threshold on them as a chance of being right."
