@@ -15,11 +15,13 @@ from domains.finance.backtest import Ledger
 from domains.finance.market import Market
 from domains.finance.metrics import CLASSES, confusion, reliability_table
 from domains.finance.profit import Summary, equity_band
+from domains.finance.rolling import clock
 from shared_runtime.charts import INK, PALETTE, SEQUENTIAL, style
 from shared_runtime.domain import Figure
 
 _BLUE, _ORANGE, _GREEN = PALETTE[:3]
 _MOST_POINTS = 2000
+_MOST_PARTS = 14
 _SCORES = {"mcc": "MCC", "macro_f1": "macro F1", "p_t": "$p_T$"}
 _REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": (0, (2, 3))}
 _ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.3}
@@ -183,7 +185,9 @@ def costs_figure(summaries: Mapping[str, Summary]) -> Figure:
 def regime_figure(table: pd.DataFrame, score: str = "macro_f1") -> Figure:
     """Draw a score and the net result of a trade in each regime of `regimes.regime_table`."""
     names = [n for n in table["regime"].unique() if (table["regime"] == n).sum() > 1]
-    rows = table[table["regime"].isin(names)].iloc[::-1].reset_index(drop=True)
+    rank = table.groupby("regime")["items"].rank(method="first", ascending=False)
+    kept = table["regime"].isin(names) & (rank <= _MOST_PARTS)
+    rows = table[kept].iloc[::-1].reset_index(drop=True)
     gap = np.cumsum(np.append(0, (rows["regime"].to_numpy()[1:] != rows["regime"][:-1]) * 0.9))
     place = np.arange(len(rows)) + gap
     with style():
@@ -216,7 +220,7 @@ def regime_figure(table: pd.DataFrame, score: str = "macro_f1") -> Figure:
     return Figure(
         "Where it works",
         "Scores and results by part of the day, by trailing volatility and spread (bounds from the "
-        "training part), and by series.",
+        f"training part), and by series; the {_MOST_PARTS} largest parts of each.",
         figure,
     )
 
@@ -426,7 +430,7 @@ def _time_axis(axes: Axes, market: Market, span: np.ndarray | None = None) -> No
         return
     length = (market.time[last] - market.time[first]) / 1e9
 
-    def clock(value: float, _: int | None) -> str:
+    def label(value: float, _: int | None) -> str:
         row = round(value)
         if not first <= row <= last:
             return ""
@@ -437,15 +441,12 @@ def _time_axis(axes: Axes, market: Market, span: np.ndarray | None = None) -> No
         return f"{text}.{tenths % 10}" if length < 60 else text
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(clock))
+    axes.xaxis.set_major_formatter(FuncFormatter(label))
     axes.set_xlabel("time of day, events evenly spaced")
 
 
 def _label_blocks(axes: Axes, first: pd.DataFrame) -> None:
-    names = []
-    for nanoseconds in first["start"]:
-        total = int(nanoseconds // 10**9) % 86_400
-        names.append(f"{total // 3600:02d}:{total // 60 % 60:02d}")
+    names = [clock(time)[:5] for time in first["start"]]
     places = first["block"].to_numpy()
     step = -(-len(places) // 8)
     axes.set_xticks(places[::step], labels=names[::step])
