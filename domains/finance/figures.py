@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,14 +15,16 @@ from domains.finance.backtest import Ledger
 from domains.finance.market import Market
 from domains.finance.metrics import CLASSES, confusion, reliability_table
 from domains.finance.profit import Summary, equity_band
+from domains.finance.rolling import clock
 from shared_runtime.charts import INK, PALETTE, SEQUENTIAL, style
 from shared_runtime.domain import Figure
 
 _BLUE, _ORANGE, _GREEN = PALETTE[:3]
 _MOST_POINTS = 2000
+_MOST_PARTS = 14
 _SCORES = {"mcc": "MCC", "macro_f1": "macro F1", "p_t": "$p_T$"}
-_REFERENCE = {"color": INK, "linewidth": 0.8, "linestyle": (0, (2, 3))}
-_ABOVE = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.3}
+_REFERENCE: dict[str, Any] = {"color": INK, "linewidth": 0.8, "linestyle": (0, (2, 3))}
+_ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.3}
 
 
 def equity_figure(
@@ -70,7 +73,7 @@ def confusion_figure(probability: np.ndarray, label: np.ndarray) -> Figure:
             axes.text(
                 column,
                 row,
-                f"{100 * share[row, column]:.0f} %\n{_number(counts[row, column], 0)}",
+                f"{100 * share[row, column]:.0f} %\n{_number(float(counts[row, column]), 0)}",
                 ha="center",
                 va="center",
                 color="white" if share[row, column] > 0.55 else "#22303c",
@@ -182,7 +185,9 @@ def costs_figure(summaries: Mapping[str, Summary]) -> Figure:
 def regime_figure(table: pd.DataFrame, score: str = "macro_f1") -> Figure:
     """Draw a score and the net result of a trade in each regime of `regimes.regime_table`."""
     names = [n for n in table["regime"].unique() if (table["regime"] == n).sum() > 1]
-    rows = table[table["regime"].isin(names)].iloc[::-1].reset_index(drop=True)
+    rank = table.groupby("regime")["items"].rank(method="first", ascending=False)
+    kept = table["regime"].isin(names) & (rank <= _MOST_PARTS)
+    rows = table[kept].iloc[::-1].reset_index(drop=True)
     gap = np.cumsum(np.append(0, (rows["regime"].to_numpy()[1:] != rows["regime"][:-1]) * 0.9))
     place = np.arange(len(rows)) + gap
     with style():
@@ -215,7 +220,7 @@ def regime_figure(table: pd.DataFrame, score: str = "macro_f1") -> Figure:
     return Figure(
         "Where it works",
         "Scores and results by part of the day, by trailing volatility and spread (bounds from the "
-        "training part), and by series.",
+        f"training part), and by series; the {_MOST_PARTS} largest parts of each.",
         figure,
     )
 
@@ -332,12 +337,11 @@ def attention_figure(
         grid = figure.subplots(rows, columns, squeeze=False)
         for spare in grid.flat[len(matrices) :]:
             spare.set_visible(False)
-        image = None
         for number, (axes, (name, matrix)) in enumerate(
             zip(grid.flat, matrices.items(), strict=False)
         ):
             axes.grid(False)
-            image = axes.imshow(
+            axes.imshow(
                 matrix,
                 cmap=SEQUENTIAL,
                 vmin=0,
@@ -351,7 +355,7 @@ def attention_figure(
                 axes.set_xlabel("looked at")
             if number % columns == 0:
                 axes.set_ylabel("from")
-        bar = figure.colorbar(image, ax=grid, shrink=0.85, label="weight")
+        bar = figure.colorbar(grid.flat[0].images[0], ax=grid, shrink=0.85, label="weight")
         bar.outline.set_visible(False)
     text = "events before the forecast" if axis == "events" else "features"
     return Figure(
@@ -426,7 +430,7 @@ def _time_axis(axes: Axes, market: Market, span: np.ndarray | None = None) -> No
         return
     length = (market.time[last] - market.time[first]) / 1e9
 
-    def clock(value: float, _: int | None) -> str:
+    def label(value: float, _: int | None) -> str:
         row = round(value)
         if not first <= row <= last:
             return ""
@@ -437,15 +441,12 @@ def _time_axis(axes: Axes, market: Market, span: np.ndarray | None = None) -> No
         return f"{text}.{tenths % 10}" if length < 60 else text
 
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(clock))
+    axes.xaxis.set_major_formatter(FuncFormatter(label))
     axes.set_xlabel("time of day, events evenly spaced")
 
 
 def _label_blocks(axes: Axes, first: pd.DataFrame) -> None:
-    names = []
-    for nanoseconds in first["start"]:
-        total = int(nanoseconds // 10**9) % 86_400
-        names.append(f"{total // 3600:02d}:{total // 60 % 60:02d}")
+    names = [clock(time)[:5] for time in first["start"]]
     places = first["block"].to_numpy()
     step = -(-len(places) // 8)
     axes.set_xticks(places[::step], labels=names[::step])

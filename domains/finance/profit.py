@@ -56,8 +56,9 @@ class Summary:
     warning: str
 
     def numbers(self) -> dict[str, float]:
-        """Return every number by name."""
-        return {name: float(value) for name, value in asdict(self).items() if name != "warning"}
+        """Return every number by name, but not a `sharpe_hour` that needs its warning beside it."""
+        left_out = {"warning", "sharpe_hour"} if self.warning else {"warning"}
+        return {name: float(value) for name, value in asdict(self).items() if name not in left_out}
 
 
 def summary(ledger: Ledger) -> Summary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -55,6 +55,35 @@ def rolling_scores(
             )
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def time_table(table: pd.DataFrame, names: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return `rolling_scores` for a reader: a row per block, the MCC of each forecast beside it.
+
+    Args:
+        table: of `rolling_scores`.
+        names: of the series numbers; a column of them is added where there are several.
+    """
+    own = table[table["model"] == table["model"].iloc[0]]
+    shown = pd.DataFrame(
+        {
+            "from": [clock(time) for time in own["start"]],
+            "to": [clock(time) for time in own["stop"]],
+            "forecasts": own["items"].to_numpy(),
+        }
+    )
+    for name, rows in table.groupby("model", sort=False):
+        shown[f"MCC of {name}"] = rows["mcc"].to_numpy()
+    if own["series"].nunique() > 1:
+        labels = [str(n) if names is None else names[n] for n in own["series"]]
+        shown.insert(0, "series", labels)
+    return shown
+
+
+def clock(nanoseconds: int) -> str:
+    """Return the time of day as `10:14:20`."""
+    seconds = int(nanoseconds // 10**9) % 86_400
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def _blocks(series: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:

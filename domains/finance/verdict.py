@@ -21,13 +21,17 @@ from domains.finance.metrics import (
 from domains.finance.profit import Summary, net_interval, summary
 from domains.finance.regimes import regime_table, regimes
 from domains.finance.resampling import overlap, resampled_means
-from domains.finance.rolling import rolling_scores
+from domains.finance.rolling import rolling_scores, time_table
 from domains.finance.signals import signals
 from domains.finance.transactions import threshold_table, transaction_counts, transaction_metrics
 from domains.finance.wording import paragraph
 from shared_runtime.domain import Figure, Interval
 
 BUY_AND_HOLD = "buy and hold"
+DRIFT_RULE = "drift rule"
+"""Name under which `rules.drift_rule` is always drawn where it is among the forecasts."""
+OF_PROBABILITIES = ("log_loss", "brier", "ece")
+"""Scores that a rule, which is sure of all it says, is not given."""
 _HEADLINES = ("macro_f1", "mcc", "p_t", "net_pnl", "accuracy", "weighted_f1")
 _LONG = ["section", "name", "model", "value", "ci_low", "ci_high"]
 
@@ -77,6 +81,7 @@ class Verdict:
         baselines: the same numbers of what it is compared with.
         tables: for the report: scores, trades and costs, classes, transactions, regimes, time.
         long: one row per number: `section`, `name`, `model`, `value`, `ci_low`, `ci_high`.
+        over_time: of `rolling.rolling_scores`, every forecast.
         ledgers: backtests by name, the model's first; empty where prices are not prices.
     """
 
@@ -85,6 +90,7 @@ class Verdict:
     baselines: Mapping[str, Mapping[str, float]]
     tables: Mapping[str, pd.DataFrame]
     long: pd.DataFrame
+    over_time: pd.DataFrame
     ledgers: Mapping[str, Ledger] = field(default_factory=dict)
 
 
@@ -123,7 +129,9 @@ def verdict(
     }
     if BUY_AND_HOLD in ledgers:
         scores[BUY_AND_HOLD] = _money(ledgers, summaries, BUY_AND_HOLD, part, seed, resamples)
+    over_time = rolling_scores(forecasts, part.label, part.market.time[part.ends], part.series)
     tables = _tables(forecasts, scores, summaries, ledgers, part, trading)
+    tables["Over time"] = time_table(over_time, part.names)
     rivals = [name for name in forecasts if name != model]
     best = max(rivals, key=lambda name: scores[name]["macro_f1"].value, default=None)
     lead = None
@@ -153,7 +161,8 @@ def verdict(
             if name != model
         },
         tables,
-        _long(scores, tables, part),
+        _long(scores, tables | {"Over time": over_time}, part),
+        over_time,
         ledgers,
     )
 
@@ -183,9 +192,10 @@ def verdict_figures(
     probability = next(iter(forecasts.values()))
     pictures = []
     if part.money:
-        shown = dict(list(found.ledgers.items())[:4])
-        if BUY_AND_HOLD in found.ledgers:
-            shown[BUY_AND_HOLD] = found.ledgers[BUY_AND_HOLD]
+        model, *rivals = forecasts
+        best = max(rivals, key=lambda name: found.baselines[name]["macro_f1"], default=model)
+        names = dict.fromkeys((model, best, DRIFT_RULE, BUY_AND_HOLD))
+        shown = {name: found.ledgers[name] for name in names if name in found.ledgers}
         every = {name: summary(ledger) for name, ledger in found.ledgers.items()}
         pictures += [
             figures.equity_figure(shown, block=part.block, seed=seed),
@@ -196,9 +206,8 @@ def verdict_figures(
         figures.confusion_figure(probability, part.label),
         figures.reliability_figure(probability, part.label),
     ]
-    over_time = found.tables["Over time"]
-    if over_time["block"].nunique() > 1:
-        pictures.append(figures.rolling_figure(over_time))
+    if found.over_time["block"].nunique() > 1:
+        pictures.append(figures.rolling_figure(found.over_time))
     if part.money:
         pictures.append(figures.regime_figure(found.tables["By regime"]))
     return pictures
@@ -220,6 +229,8 @@ def _scores(
 ) -> dict[str, Interval]:
     drawn = {"block": part.block, "seed": seed, "resamples": resamples}
     found = classification_metrics(probability, part.label, part.series, **drawn)
+    if probability.max(axis=1).min() >= 1:
+        found = {name: item for name, item in found.items() if name not in OF_PROBABILITIES}
     return found | transaction_metrics(
         probability, part.label, part.series, threshold=trading.threshold, **drawn
     )
@@ -261,7 +272,8 @@ def _tables(
     tables = {
         "Scores": pd.DataFrame(
             [
-                {"model": name} | {column: scores[name][column].value for column in columns}
+                {"model": name}
+                | {column: scores[name].get(column, Interval(np.nan)).value for column in columns}
                 for name in forecasts
             ]
         )
@@ -301,9 +313,6 @@ def _tables(
             ledgers[model],
             threshold=trading.threshold,
         )
-    tables["Over time"] = rolling_scores(
-        forecasts, part.label, part.market.time[part.ends], part.series
-    )
     tables["Calibration"] = reliability_table(probability, part.label)
     return tables
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from domains.finance.backtest import Trading
 from domains.finance.profit import SHORT_HOURS, Summary
 from shared_runtime.domain import Interval
@@ -59,7 +61,11 @@ def paragraph(
     says.append(_money(own["net_pnl"], summary, trading))
     if held is not None and summary.trades:
         says.append(f"Buying once and holding made {_signed(held.net_pnl)} over the same time.")
-    if own["ece"].value > 0.05:
+    if np.isfinite(summary.sharpe_hour) and not summary.warning:
+        says.append(
+            f"Its mean result of an hour is {summary.sharpe_hour:.2f} standard deviations of one."
+        )
+    if "ece" in own and own["ece"].value > 0.05:
         says.append(
             f"Its probabilities are off by {100 * own['ece'].value:.0f} percentage points on "
             "average, so do not read a threshold on them as a chance of being right."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,15 @@ def test_summary_of_one_round_trip() -> None:
     assert ledger.equity.tolist() == [-2, 0, 0, 2, 0] and found.max_drawdown == 2
     assert found.hold_events == 2 and found.hours == pytest.approx(2 / 3)
     assert np.isnan(found.sharpe_hour) and "too short" in found.warning
+    assert "sharpe_hour" not in found.numbers() and found.numbers()["trades"] == 2
+
+
+def test_a_long_ledger_has_a_ratio_of_return_to_risk() -> None:
+    market = made_up_market(3000)
+    market = replace(market, time=np.arange(3000) * 30 * 10**9)
+    found = summary(trade(some_signals(3000), np.arange(3000), market, Trading()))
+    assert found.hours == pytest.approx(2999 / 120) and not found.warning
+    assert found.numbers()["sharpe_hour"] < 0
 
 
 def test_at_the_break_even_cost_nothing_is_left() -> None:

@@ -16,7 +16,7 @@ from domains.finance.regimes import (
     trailing_spread,
     trailing_volatility,
 )
-from domains.finance.rolling import rolling_scores
+from domains.finance.rolling import rolling_scores, time_table
 from domains.finance.rules import drift_rule
 from tests.domains.finance.markets import made_up_market
 
@@ -107,5 +107,10 @@ def test_rolling_blocks_cover_each_series_once() -> None:
     sizes = model.groupby("series")["items"].sum()
     assert sizes.tolist() == np.diff(market.edges).tolist()
     assert (table[table["model"] == "drift rule"]["mcc"] == 0).all()
+    shown = time_table(table, ("a", "b", "c"))
+    assert list(shown)[:4] == ["series", "from", "to", "forecasts"]
+    assert shown["series"].tolist() == ["abc"[number] for number in model["series"]]
+    assert shown["MCC of model"].tolist() == model["mcc"].tolist()
+    assert shown["from"][0] == "09:30:00"
     right = (model["accuracy"] * model["items"]).sum()
     assert right == pytest.approx((probability.argmax(1) == label).sum())

@@ -56,6 +56,7 @@ def test_the_long_table_holds_every_number(
     values = dict(zip(own["name"], own["value"], strict=True))
     assert values == {name: item.value for name, item in result.metrics.items()}
     assert result.metrics["net_pnl"].ci_low is not None
+    assert "ece" in result.metrics and "ece" not in result.baselines["majority"]
     assert set(result.baselines) == {"majority", "drift rule", BUY_AND_HOLD}
     assert all(np.isfinite(v) for row in result.baselines.values() for v in row.values())
     assert len(said) == 3 and len(part.label) == 2970
