@@ -6,11 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from domains.finance.data.reading import read_books
-
     from domains.finance.backtest import Trading
     from domains.finance.data.book import BookSeries
     from domains.finance.data.config import DataConfig
+    from domains.finance.data.reading import read_books
     from domains.finance.data.reconstruct import reconstruct
     from domains.finance.models import (
         MLPLOB,
