@@ -219,8 +219,8 @@ def regime_figure(table: pd.DataFrame, score: str = "macro_f1") -> Figure:
         right.set_xlabel("net result of a trade, basis points")
     return Figure(
         "Where it works",
-        "Scores and results by part of the day, by trailing volatility and spread (bounds from the "
-        f"training part), and by series; the {_MOST_PARTS} largest parts of each.",
+        "Scores and results by part of the day, by trailing volatility and spread (bounds from "
+        f"earlier data), and by series; the {_MOST_PARTS} largest parts of each.",
         figure,
     )
 

@@ -33,6 +33,8 @@ DRIFT_RULE = "drift rule"
 OF_PROBABILITIES = ("log_loss", "brier", "ece")
 """Scores that a rule, which is sure of all it says, is not given."""
 _HEADLINES = ("macro_f1", "mcc", "p_t", "net_pnl", "accuracy", "weighted_f1")
+_DETAILS = frozenset({"hold_events", "hours", "turnover"})
+"""Numbers of the long table that are no scores."""
 _LONG = ["section", "name", "model", "value", "ci_low", "ci_high"]
 
 
@@ -154,9 +156,9 @@ def verdict(
             held=summaries.get(BUY_AND_HOLD),
             trading=trading,
         ),
-        scores[model],
+        {score: item for score, item in scores[model].items() if score not in _DETAILS},
         {
-            name: {score: item.value for score, item in found.items()}
+            name: {score: i.value for score, i in found.items() if score not in _DETAILS}
             for name, found in scores.items()
             if name != model
         },
