@@ -3,7 +3,8 @@
 A part is a set of stretches of rows. Features, labels and windows are computed inside one stretch
 alone: the last training label reads the last training row, and the first validation window starts
 at the first validation row. So between the last row at which a part predicts and the first at
-which the next one does lie the horizon and the look-back: that gap is the purge.
+which the next one does lie the horizon and the look-back: that gap is the purge. Labels that came
+with the data may read rows beyond their stretch; those that cross a cut are dropped.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def split(series: Sequence[BookSeries], config: DataConfig) -> Parts:
     """Split sampled series into training, validation and test.
 
     - `time`: all rows of a day, over its instruments and the stretches between its halts, are put
-      in time order and cut once, so no instrument is trained on at a time after another is tested.
+      in time order and cut once, so no instrument is trained on at a time after another is tested
+      that day. Every day is in every part; use `day` for a test on days after all others.
     - `day`: whole days, the same for all instruments: the last ones are tested, those before them
       validate. Data without a day, in time since 1970, are cut at midnight UTC.
     - FI-2010 under `auto`: files named `Test_...` are the test part, the last
@@ -100,8 +102,22 @@ def split(series: Sequence[BookSeries], config: DataConfig) -> Parts:
             kind = "day" if len(days) >= DAYS_FOR_DAY_SPLIT else "time"
         parts = _by_day(series, config, sorted(days)) if kind == "day" else _by_time(series, config)
         require_disjoint({name: take(series, part) for name, part in parts.items().items()})
+    if config.label == "given":
+        parts = _purged(parts, series, rows_ahead(config))
     _require_enough(parts, config)
     return parts
+
+
+def _purged(parts: Parts, series: Sequence[BookSeries], rows: int) -> Parts:
+    """Drop the last rows before each cut: their labels came with the file and read beyond it."""
+
+    def shorter(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
+        return _stretches(
+            (s.series, s.start, s.stop - (rows if s.stop < len(series[s.series]) else 0))
+            for s in stretches
+        )
+
+    return Parts(parts.kind, shorter(parts.train), shorter(parts.val), parts.test)
 
 
 def require_disjoint(parts: Mapping[str, Sequence[BookSeries]]) -> None:
@@ -226,10 +242,9 @@ def _by_file(series: Sequence[BookSeries], config: DataConfig) -> Parts:
         files[match[1].lower()].setdefault(fold, []).append(number)
     train, test = _folds(files, config)
     cuts = {n: _share(1 - config.validation_fraction, len(series[n])) for n in train}
-    purge = rows_ahead(config) if config.label == "given" else 0
     return Parts(
         "files",
-        _stretches((n, 0, cuts[n] - purge) for n in train),
+        _stretches((n, 0, cuts[n]) for n in train),
         _stretches((n, cuts[n], len(series[n])) for n in train),
         _stretches((n, 0, len(series[n])) for n in test),
     )

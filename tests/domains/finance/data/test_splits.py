@@ -115,6 +115,14 @@ def test_given_labels_before_a_cut_are_purged() -> None:
     assert ranges(parts.val) == [(0, 160, 200), (1, 160, 200)]
 
 
+def test_given_labels_are_purged_at_every_cut_but_not_at_the_end_of_a_file() -> None:
+    one = make_book(1000, source="one_file.txt")
+    parts = split([one], config(label="given", horizon=50, split="time"))
+    assert ranges(parts.train) == [(0, 0, 695)]
+    assert ranges(parts.val) == [(0, 700, 795)]
+    assert ranges(parts.test) == [(0, 800, 1000)]
+
+
 def test_every_fold_in_one_folder_means_the_published_one() -> None:
     series = files(list(range(1, 10)), list(range(1, 10)))
     parts = split(series, config())

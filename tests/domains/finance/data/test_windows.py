@@ -114,6 +114,28 @@ def test_training_alone_fits_threshold_and_scaler() -> None:
     assert not np.array_equal(before["test"].features, after["test"].features)
 
 
+@pytest.mark.parametrize("label", ["tlob", "fi2010", "deeplob", "return"])
+def test_parts_do_not_read_each_other(label: str) -> None:
+    """Other rows in one part leave features, labels and windows of the others as they were."""
+    chosen = config(label=label)
+    clean = two_days()
+    parts = split(clean, chosen)
+    before = make_windows(clean, parts, chosen)
+    for changed, stretches in parts.items().items():
+        series = two_days()
+        for stretch in stretches:
+            book = series[stretch.series].book
+            book[stretch.start : stretch.stop, 0::2] *= 1.5
+            book[stretch.start : stretch.stop, 1::2] += 900
+        after = make_windows(series, parts, chosen, before["train"].fitted)
+        for name in before:
+            same = name != changed
+            assert np.array_equal(before[name].features, after[name].features) == same
+            if same:
+                np.testing.assert_array_equal(before[name].label, after[name].label)
+                np.testing.assert_array_equal(before[name].ends, after[name].ends)
+
+
 def test_stride_thins_training_alone() -> None:
     every, thinned = windows(), windows({"train_stride": 3})
     assert len(thinned["train"]) == sum(
