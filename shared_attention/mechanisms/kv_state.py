@@ -28,12 +28,7 @@ class KeyValueState(NamedTuple):
         Raises:
             ValueError: The mask is of another kind.
         """
-        if mask is not None and not isinstance(mask, Keys):
-            raise ValueError(
-                f"prefill: mask got {type(mask).__name__}, expected masks.keys(valid) of the new "
-                "positions; causality is implied"
-            )
-        valid = None if mask is None else mask.valid
+        valid = new_positions(mask)
         if valid is not None or self.valid is not None:
             old = self.valid if self.valid is not None else _all_true(self.k)
             valid = torch.cat([old, valid if valid is not None else _all_true(k)], dim=1)
@@ -89,6 +84,22 @@ def continue_attention(
     state = state.extended(k, v, mask)
     seen = masks.causal() if state.valid is None else masks.causal() & masks.keys(state.valid)
     return function(q, state.k, state.v, mask=seen, **options), state
+
+
+def new_positions(mask: Mask | None) -> Tensor | None:
+    """Return which of the positions that a stream takes in are real, bool `[B, L]`; None: all.
+
+    Raises:
+        ValueError: The mask is neither None nor `masks.keys`.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Keys):
+        raise ValueError(
+            f"prefill: mask got {type(mask).__name__}, expected masks.keys(valid) of the new "
+            "positions; causality is implied"
+        )
+    return mask.valid
 
 
 def _all_true(x: Tensor) -> Tensor:
