@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared_attention import masks
 from shared_attention.masks import Keys, Mask
@@ -84,6 +84,44 @@ def continue_attention(
     state = state.extended(k, v, mask)
     seen = masks.causal() if state.valid is None else masks.causal() & masks.keys(state.valid)
     return function(q, state.k, state.v, mask=seen, **options), state
+
+
+class KeyValueModule(nn.Module):
+    """A mechanism with parameters that continues from the keys and values seen so far.
+
+    Subclasses are called `module(q, k, v, mask=, **inputs)`; those that keep something else in
+    place of keys or values have a `prefill` of their own.
+    """
+
+    def init_state(
+        self, batch: int, kv_heads: int, key_dim: int, value_dim: int, **place: Any
+    ) -> KeyValueState:
+        """Return the state of no positions; see `empty_state`."""
+        return empty_state(batch, kv_heads, key_dim, value_dim, **place)
+
+    def prefill(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: KeyValueState,
+        mask: Mask | None = None,
+        **inputs: Tensor | None,
+    ) -> tuple[Tensor, KeyValueState]:
+        """Continue causally over new positions; see `continue_attention`."""
+        return continue_attention(self, q, k, v, state, mask=mask, **inputs)
+
+    def step(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: KeyValueState,
+        mask: Mask | None = None,
+        **inputs: Tensor | None,
+    ) -> tuple[Tensor, KeyValueState]:
+        """As `prefill`, for one position."""
+        return self.prefill(q, k, v, state, mask, **inputs)
 
 
 def new_positions(mask: Mask | None) -> Tensor | None:
