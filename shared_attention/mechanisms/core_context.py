@@ -9,14 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_attention.masks import Mask
+from shared_attention.masks import Mask, new_positions
 from shared_attention.mechanisms.core_context_state import (
     CoreContextState,
     advance,
     empty_core_context,
     pool_groups,
 )
-from shared_attention.mechanisms.kv_state import new_positions
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.local_blocks import Beside, local_blocks
 from shared_attention.primitives.ranks import packed, put_back, real_first, take

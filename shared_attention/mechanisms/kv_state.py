@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_attention import masks
-from shared_attention.masks import Keys, Mask
+from shared_attention.masks import Mask, new_positions
 
 
 class KeyValueState(NamedTuple):
@@ -122,22 +122,6 @@ class KeyValueModule(nn.Module):
     ) -> tuple[Tensor, KeyValueState]:
         """As `prefill`, for one position."""
         return self.prefill(q, k, v, state, mask, **inputs)
-
-
-def new_positions(mask: Mask | None) -> Tensor | None:
-    """Return which of the positions that a stream takes in are real, bool `[B, L]`; None: all.
-
-    Raises:
-        ValueError: The mask is neither None nor `masks.keys`.
-    """
-    if mask is None:
-        return None
-    if not isinstance(mask, Keys):
-        raise ValueError(
-            f"prefill: mask got {type(mask).__name__}, expected masks.keys(valid) of the new "
-            "positions; causality is implied"
-        )
-    return mask.valid
 
 
 def _all_true(x: Tensor) -> Tensor:

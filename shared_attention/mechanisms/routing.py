@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attention.errors import UnsupportedError, unsupported
-from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import new_positions
+from shared_attention.masks import Mask, new_positions
 from shared_attention.mechanisms.routing_state import Members, advance
 from shared_attention.primitives.local_blocks import local_blocks
 from shared_attention.primitives.topk import gather, select
