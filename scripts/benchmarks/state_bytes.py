@@ -20,7 +20,7 @@ from shared_attention import catalogue, masks
 
 NAMES = (
     "softmax", "sink_window", "window", "linear", "flow", "based", "gated_linear", "liger",
-    "neural_memory", "scan",
+    "neural_memory", "scan", "core_context", "routing", "hip", "prob_sparse",
 )  # fmt: skip
 TAIL = (40, 1, 1, 1, 20, 1)
 """How the last positions of the comparison with the whole sequence are cut."""
