@@ -87,7 +87,7 @@ def _one(
     position = ids[:, :, 0, :, None] * block + torch.arange(block, device=q.device)
     hidden = (position >= real[:, None, None, None]) | ~used[:, :, 0, :, None]
     index = position.clamp(max=k.shape[2] - 1).view(batch, kv_heads, -1)
-    k, v = (gather(x, index).view(batch, heads, -1, x.shape[3]) for x in (k, v))
+    k, v = (_rows(x, index).view(batch, heads, -1, x.shape[3]) for x in (k, v))
     return fused_attention(q, k, v, mask=~hidden.flatten(2)[:, :, None], scale=scale), leader
 
 
@@ -150,13 +150,19 @@ def _in_blocks(q: Tensor, leader: Tensor | None, place: Tensor) -> Tensor:
     return gather(source, index[:, None].expand(-1, q.shape[1], -1))
 
 
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """Read positions `index [B, H or 1, n]` of `x [B, H, S, D]`, which may have gaps of memory."""
+    batch, heads = (torch.arange(size, device=x.device) for size in x.shape[:2])
+    return x[batch[:, None, None], heads[:, None], index]
+
+
 def _update(means: Tensor, k: Tensor, own: Tensor, real: Tensor, block: int) -> Tensor:
     """Average again the blocks that new keys went to, `own [B, M]`."""
     heads, count = k.shape[1:3]
     blocks = -(-count // block)
     own = own.clamp(max=blocks - 1)
     position = own[..., None] * block + torch.arange(block, device=k.device)
-    index = position.clamp(max=count - 1).flatten(1)[:, None].expand(-1, heads, -1)
-    new = block_means(gather(k, index), own, real, block)
+    index = position.clamp(max=count - 1).flatten(1)[:, None]
+    new = block_means(_rows(k, index), own, real, block)
     means = F.pad(means, (0, 0, 0, blocks - means.shape[2]))
     return means.scatter(2, own[:, None, :, None].expand(-1, heads, -1, k.shape[3]), new)
