@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from shared_attention import masks
 from shared_attention.masks import Mask, new_positions
 
+SMALL = 64
+"""Positions up to which keys and values are moved at every step, into no more than they need."""
 SPARE = 4
 """Without gradients, keys and values get room for one more of so many when they are moved."""
 
@@ -71,7 +73,8 @@ class KeyValueState(NamedTuple):
         if valid is not None or self.valid is not None:
             old = self.valid if self.valid is not None else _all_true(self.k)
             valid = torch.cat([old, valid if valid is not None else _all_true(k)], dim=1)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not self.k.shape[2]:
+        moved = self.k.shape[2] < SMALL
+        if moved or torch.is_grad_enabled() or torch.compiler.is_compiling():
             both = torch.cat([self.k, k], dim=2), torch.cat([self.v, v], dim=2)
             return KeyValueState(*both, valid)
         room = self.room

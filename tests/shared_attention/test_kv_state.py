@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shared_attention import masks
+from shared_attention.mechanisms import kv_state
 from shared_attention.mechanisms.kv_state import empty_state
 from shared_attention.testing import check_mechanism
 
@@ -33,7 +34,7 @@ def test_streams_without_gradients(name, mode):
 
 @torch.no_grad()
 def test_steps_write_into_the_room_and_leave_earlier_states_as_they_were():
-    states, (k, v) = grown(20, 1, 1, 1, 7, 30)
+    states, (k, v) = grown(80, 1, 1, 1, 7, 90)
     for state in states:
         assert torch.equal(state.k, k[:, :, : state.k.shape[2]])
         assert torch.equal(state.v, v[:, :, : state.v.shape[2]])
@@ -44,7 +45,7 @@ def test_steps_write_into_the_room_and_leave_earlier_states_as_they_were():
 
 @torch.no_grad()
 def test_two_continuations_of_one_state_do_not_meet():
-    states, _ = grown(20, 1)
+    states, _ = grown(80, 1)
     k, v = torch.ones(2, 3, 1, 4), torch.ones(2, 3, 1, 5)
     first = states[2].extended(k, v, None)
     second = states[2].extended(2 * k, 2 * v, None)
@@ -54,22 +55,30 @@ def test_two_continuations_of_one_state_do_not_meet():
 
 @torch.no_grad()
 def test_states_that_were_rearranged_move():
-    states, _ = grown(20, 1)
+    states, _ = grown(80, 1)
     k, v = torch.ones(2, 3, 1, 4), torch.ones(2, 3, 1, 5)
     turned = states[2]._replace(k=states[2].k.flip(0), v=states[2].v.flip(0))
     out = turned.extended(k, v, masks.keys(torch.ones(2, 1, dtype=torch.bool)))
     assert torch.equal(out.k[:, :, :-1], turned.k)
     first = states[2]._replace(k=states[2].k[:1], v=states[2].v[:1])
     out = first.extended(k[:1], v[:1], None)
-    assert out.k.shape == (1, 3, 22, 4) and torch.equal(out.k[:, :, :-1], first.k)
+    assert out.k.shape == (1, 3, 82, 4) and torch.equal(out.k[:, :, :-1], first.k)
 
 
 def test_a_state_of_inference_mode_goes_on_outside_of_it():
     with torch.inference_mode():
-        states, _ = grown(20, 1)
+        states, _ = grown(80, 1)
     with torch.no_grad():
         out = states[2].extended(torch.ones(2, 3, 1, 4), torch.ones(2, 3, 1, 5), None)
     assert (out.k[:, :, -1] == 1).all()
+
+
+@torch.no_grad()
+def test_small_caches_take_no_more_than_they_need(monkeypatch):
+    monkeypatch.setattr(kv_state, "SMALL", 64)
+    states, _ = grown(20, 1, 1)
+    assert states[3].room is None
+    assert states[3].k.untyped_storage().nbytes() == states[3].k.numel() * 4
 
 
 def test_with_gradients_nothing_is_written_in_place():
