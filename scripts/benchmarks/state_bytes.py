@@ -10,6 +10,7 @@ whole sequence at once, relative to the largest output.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from shared_attention import catalogue, masks
 
 NAMES = (
     "softmax", "sink_window", "window", "linear", "flow", "based", "gated_linear", "liger",
-    "neural_memory", "scan",
+    "neural_memory", "scan", "core_context", "routing", "hip", "prob_sparse",
 )  # fmt: skip
 TAIL = (40, 1, 1, 1, 20, 1)
 """How the last positions of the comparison with the whole sequence are cut."""
@@ -57,6 +58,16 @@ class Stream:
         """The state of no positions."""
         heads, key_width, width = self.shape
         return self.module.init_state(*((1,) if self.recurrent else (1, heads, key_width, width)))
+
+    def steps(self, state: Any) -> Callable[[], None]:
+        """A function that takes in one more position in every call."""
+        new = self.draw(1)
+
+        def step() -> None:
+            nonlocal state
+            state = self.module.step(*new, state)[1]
+
+        return step
 
     def difference(self, length: int) -> float:
         """Largest difference between a stream and the whole, relative to the largest output."""
@@ -95,11 +106,7 @@ def main() -> None:
                 state = stream.start()
                 for _ in range(positions // 1024):
                     state = stream.module.prefill(*stream.draw(1024), state)[1]
-                new = stream.draw(1)
-                step = median_seconds(
-                    lambda new=new, state=state, module=stream.module: module.step(*new, state),
-                    arguments.repeats,
-                )
+                step = median_seconds(stream.steps(state), arguments.repeats)
                 cells += [f"{storage(state):,}", f"{1e6 * step:.0f}"]
         print(f"| {' | '.join(cells)} |", flush=True)
 

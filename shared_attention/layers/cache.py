@@ -9,7 +9,8 @@ class KeyValueCache:
     """The state of one `MultiHeadAttention` while it reads a sequence piece by piece.
 
     Start with an empty one for every layer and every sequence, and pass it to each call. Softmax
-    keeps all keys and values, window the last ones, linear and scan a state of constant size.
+    keeps all keys and values, window the last ones, routing the last ones of each cluster, linear
+    and scan sums of constant size.
     """
 
     def __init__(self) -> None:

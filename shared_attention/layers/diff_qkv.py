@@ -13,8 +13,8 @@ from shared_attention.layers.cache import KeyValueCache
 from shared_attention.layers.positions import RotaryPositions
 from shared_attention.linear import Linear
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState
-from shared_attention.mechanisms.softmax import prefill_softmax, softmax_attention
+from shared_attention.mechanisms.kv_state import KeyValueState, continue_attention
+from shared_attention.mechanisms.softmax import softmax_attention
 
 
 class DiffQKVAttention(nn.Module):
@@ -133,7 +133,9 @@ class DiffQKVAttention(nn.Module):
             if state is None:
                 state = KeyValueState(k[:, :, :0], v[:, :, :0], None)
             valid = None if parts.keys is None else masks.keys(parts.keys)
-            out, cache.state = prefill_softmax(q, k, v, state, mask=valid, scale=scale)
+            out, cache.state = continue_attention(
+                softmax_attention, q, k, v, state, mask=valid, scale=scale
+            )
             cache.length += x.shape[1]
         return self.project_out(out.transpose(1, 2).flatten(2))
 

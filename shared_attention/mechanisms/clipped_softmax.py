@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from torch import Tensor
 
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState, continue_attention, empty_state
+from shared_attention.mechanisms.kv_state import continue_attention, empty_state
 from shared_attention.primitives.attend import Normaliser, softmax
 from shared_attention.primitives.attend_blocks import attend_blocks
 from shared_attention.references.clipped_softmax import reference_clipped_softmax
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec, Option
+from shared_attention.spec import EVERY_SCORE, MechanismSpec, Option
 
 
 def clipped_softmax_attention(
@@ -90,24 +91,6 @@ def clipped(
     return normaliser
 
 
-def prefill_clipped_softmax(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: KeyValueState,
-    *,
-    mask: Mask | None = None,
-    scale: float | None = None,
-    alpha: float = 4.0,
-    gamma: float | None = None,
-    zeta: float = 1.0,
-    length: int | None = None,
-) -> tuple[Tensor, KeyValueState]:
-    """Continue causally over new positions; see `continue_attention`."""
-    options = {"scale": scale, "alpha": alpha, "gamma": gamma, "zeta": zeta, "length": length}
-    return continue_attention(clipped_softmax_attention, q, k, v, state, mask=mask, **options)
-
-
 SPEC = MechanismSpec(
     name="clipped_softmax",
     family="attention",
@@ -118,18 +101,7 @@ SPEC = MechanismSpec(
     complexity="O(L · S · d) time, O((L + S) · d) memory",
     when_to_use="Models to be quantised: exact zeros without ever larger scores.",
     correctness="Equal to the official code; against float64 rows.",
-    capabilities=Capabilities(
-        causal="exact",
-        cross=True,
-        key_padding=True,
-        window=True,
-        dense_mask=True,
-        bias=True,
-        bias_grad=True,
-        grouped_heads=True,
-        state=True,
-        weights=True,
-    ),
+    capabilities=EVERY_SCORE,
     options=(
         Option("alpha", float, 4.0, "γ = -alpha / T"),
         Option("gamma", float, None, "γ itself, at most 0, in place of alpha"),
@@ -139,6 +111,6 @@ SPEC = MechanismSpec(
     function=clipped_softmax_attention,
     reference=reference_clipped_softmax,
     init_state=empty_state,
-    prefill=prefill_clipped_softmax,
-    step=prefill_clipped_softmax,
+    prefill=partial(continue_attention, clipped_softmax_attention),
+    step=partial(continue_attention, clipped_softmax_attention),
 )

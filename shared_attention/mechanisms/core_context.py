@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_attention.masks import Mask
-from shared_attention.primitives.attend import softmax
+from shared_attention.masks import Mask, new_positions
+from shared_attention.mechanisms.core_context_state import (
+    CoreContextState,
+    advance,
+    empty_core_context,
+    pool_groups,
+)
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.local_blocks import Beside, local_blocks
 from shared_attention.primitives.ranks import packed, put_back, real_first, take
+from shared_attention.primitives.segments import in_segments
 from shared_attention.primitives.topk import gather
 from shared_attention.references.core_context import reference_core_context
 from shared_attention.refusal import accept
@@ -65,9 +72,7 @@ def core_context_attention(
     Source: Chen et al., Core Context Aware Transformers, ICML 2025, section 4.
     """
     parts = accept(SPEC, q, k, v, mask)
-    for name, value in (("group", group), ("local", local)):
-        if value < 1:
-            raise ValueError(f"core_context: option {name} got {value}, expected at least 1")
+    _check_options(group, local)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     heads, length = q.shape[1:3]
     valid = parts.keys
@@ -100,6 +105,55 @@ def core_context_attention(
     return put_back(out, real_first(valid)).masked_fill(~valid[:, None, :, None], 0)
 
 
+def prefill_core_context(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: CoreContextState,
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    group: int = 16,
+    local: int = 256,
+) -> tuple[Tensor, CoreContextState]:
+    """Attend causally from new positions to the near ones and to core tokens.
+
+    A position that is no longer near is kept as a part of its core token only.
+
+    Args:
+        q: `[B, H, L, Dk]`, the new positions.
+        k: `[B, Hk, L, Dk]`.
+        v: `[B, Hv, L, Dv]`.
+        state: From `empty_core_context` with the same options, or an earlier call.
+        mask: `masks.keys` of the new positions, or None.
+        scale: Defaults to 1 / sqrt(Dk).
+        group: Positions per core token.
+        local: Positions that are seen as they are, at least.
+
+    Returns:
+        `(out [B, H, L, Dv], state)`.
+
+    Raises:
+        ValueError: The mask is of another kind, or an option is out of range.
+    """
+    _check_options(group, local)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    valid = new_positions(mask)
+    inputs = (q, k, v) if valid is None else (q, k, v, valid[:, None])
+
+    def step(*parts: Any) -> tuple[Tensor, CoreContextState]:
+        q, k, v, *rest, state = parts
+        return advance(q, k, v, state, rest[0][:, 0] if rest else None, group, local, scale)
+
+    return in_segments(step, inputs, state, max(local, group))
+
+
+def _check_options(group: int, local: int) -> None:
+    for name, value in (("group", group), ("local", local)):
+        if value < 1:
+            raise ValueError(f"core_context: option {name} got {value}, expected at least 1")
+
+
 def _core_tokens(
     q: Tensor, k: Tensor, v: Tensor, real: Tensor, group: int, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -110,11 +164,9 @@ def _core_tokens(
     start = torch.arange(k.shape[2], device=q.device) * group
     end = torch.minimum(start + group, real[:, None]) - 1
     query = gather(q, end.clamp(min=0)[:, None].expand(batch, heads, -1))
-    scores = (k @ (query * scale)[..., None]).squeeze(-1)
     member = start[:, None] + torch.arange(group, device=q.device)
     hidden = (member >= real[:, None, None])[:, None]
-    weights = softmax(scores.masked_fill(hidden, -torch.inf))[..., None, :]
-    return (weights @ k).squeeze(-2), (weights @ v).squeeze(-2)
+    return pool_groups(query, k, v, hidden, scale)
 
 
 SPEC = MechanismSpec(
@@ -128,11 +180,16 @@ SPEC = MechanismSpec(
     complexity="O(L · (local + L / group) · d): quadratic divided by the group size",
     when_to_use="Long causal sequences where distant context is redundant but must stay in reach.",
     correctness="No official code; against the paper's equations query by query in float64.",
-    capabilities=Capabilities(causal="exact", key_padding=True, grouped_heads=True, weights=True),
+    capabilities=Capabilities(
+        causal="exact", key_padding=True, grouped_heads=True, state=True, weights=True
+    ),
     options=(
         Option("group", int, 16, "positions per core token"),
         Option("local", int, 256, "positions seen as they are, at least"),
     ),
     function=core_context_attention,
     reference=reference_core_context,
+    init_state=empty_core_context,
+    prefill=prefill_core_context,
+    step=prefill_core_context,
 )

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState, continue_attention, empty_state
+from shared_attention.mechanisms.kv_state import (
+    KeyValueModule,
+    KeyValueState,
+    continue_attention,
+    empty_state,
+)
 from shared_attention.mechanisms.softmax import softmax_attention
 from shared_attention.primitives.hidden import blank_masked
 from shared_attention.references.diff_qkv import reference_diff_qkv
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec, Option
+from shared_attention.spec import EVERY_SCORE, MechanismSpec, Option
 
 
-class DiffQKVCore(nn.Module):
+class DiffQKVCore(KeyValueModule):
     """Attend with softmax(q (k W U)ᵀ / √D + bias) v, W: D → key_dim, U: key_dim → D.
 
     Only k W is kept in a cache. q (k W U)ᵀ is (q Uᵀ)(k W)ᵀ, so keys are never widened again.
@@ -74,13 +80,17 @@ class DiffQKVCore(nn.Module):
         return empty_state(batch, kv_heads, self.key_dim, value_dim, **place)
 
     def prefill(
-        self, q: Tensor, k: Tensor, v: Tensor, state: KeyValueState, mask: Mask | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: KeyValueState,
+        mask: Mask | None = None,
+        **inputs: Tensor | None,
     ) -> tuple[Tensor, KeyValueState]:
         """Continue causally over new positions; see `continue_attention`."""
         k, v = blank_masked(k, v, mask, q.shape[2])
-        return continue_attention(self._attend, q, k @ self.down, v, state, mask=mask)
-
-    step = prefill
+        return continue_attention(self._attend, q, k @ self.down, v, state, mask=mask, **inputs)
 
     def _attend(
         self,
@@ -104,19 +114,7 @@ SPEC = MechanismSpec(
     complexity="O(L · S · (r + d)) time; a cache of r numbers per key instead of d",
     when_to_use="Long streams, where the cache of keys is what costs.",
     correctness="Against float64 rows of explicitly widened keys; there is no official code.",
-    capabilities=Capabilities(
-        causal="exact",
-        cross=True,
-        key_padding=True,
-        window=True,
-        dense_mask=True,
-        bias=True,
-        bias_grad=True,
-        grouped_heads=True,
-        scale=False,
-        state=True,
-        weights=True,
-    ),
+    capabilities=replace(EVERY_SCORE, scale=False),
     options=(Option("key_dim", int, None, "width of cached keys; None: half of the head's"),),
     module=DiffQKVCore,
     reference=reference_diff_qkv,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from shared_attention.masks import Mask
+from shared_attention.masks import Mask, onwards
 from shared_attention.mechanisms.paired import query_padding, same_lengths
 from shared_attention.primitives.linear_scan import linear_scan
 from shared_attention.primitives.segments import in_segments
@@ -150,11 +150,9 @@ def prefill_flow(
         ValueError: The tensors do not fit together, or the mask is not of keys.
         UnsupportedError: The numbers of new queries and keys differ.
     """
-    parts = accept(SPEC, q, k, v, mask)
-    if parts.causal or parts.window or parts.rest:
-        raise ValueError("flow: prefill got a mask other than masks.keys; it is causal already")
+    valid = accept(SPEC, q, k, v, onwards(mask)).keys
     same_lengths("flow", "prefill", q, k)
-    return _stream(q, k, v, state, parts.keys)
+    return _stream(q, k, v, state, valid)
 
 
 def _stream(

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from shared_attention.inputs import layer_input
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState, continue_attention, empty_state
+from shared_attention.mechanisms.kv_state import KeyValueModule
 from shared_attention.mechanisms.softmax import softmax_attention
 from shared_attention.references.gated import reference_gated
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec, Option
+from shared_attention.spec import EVERY_SCORE, MechanismSpec, Option
 
 GATES = ("linear", "mlp", "all_heads")
 
 
-class GatedAttention(nn.Module):
+class GatedAttention(KeyValueModule):
     """Attend with σ(G_h(x_i)) · softmax(q_i kᵀ / √D + bias) v, a gate per token and head.
 
     The gate reads the layer's input x split by heads, `linear`: w_h·x_h + b_h; `mlp`: two layers
@@ -107,27 +107,6 @@ class GatedAttention(nn.Module):
             logits = x @ self.weight[..., None]
         return torch.sigmoid(logits + self.bias[:, None, None])
 
-    def init_state(
-        self, batch: int, kv_heads: int, key_dim: int, value_dim: int, **place: Any
-    ) -> KeyValueState:
-        """Return the state of no positions; see `empty_state`."""
-        return empty_state(batch, kv_heads, key_dim, value_dim, **place)
-
-    def prefill(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        state: KeyValueState,
-        mask: Mask | None = None,
-        *,
-        inputs: Tensor | None = None,
-    ) -> tuple[Tensor, KeyValueState]:
-        """Continue causally over new positions; see `continue_attention`."""
-        return continue_attention(self, q, k, v, state, mask=mask, inputs=inputs)
-
-    step = prefill
-
 
 def _uniform(*shape: int, fan_in: int) -> nn.Parameter:
     """Return a parameter as `nn.Linear` starts it."""
@@ -145,20 +124,7 @@ SPEC = MechanismSpec(
     complexity="That of softmax attention, which runs it, and O(L · d) for the gates",
     when_to_use="Models to be quantised: heads switch themselves off without outliers.",
     correctness="Equal to the official code with its weights; against float64 rows.",
-    capabilities=Capabilities(
-        causal="exact",
-        cross=True,
-        key_padding=True,
-        window=True,
-        dense_mask=True,
-        bias=True,
-        bias_grad=True,
-        grouped_heads=True,
-        scale=False,
-        state=True,
-        weights=True,
-        input_aware=True,
-    ),
+    capabilities=replace(EVERY_SCORE, scale=False, input_aware=True),
     options=(
         Option("gate", str, "linear", "what the gate is", choices=GATES),
         Option("hidden", int, None, "hidden width of gate mlp; None: a quarter of the head"),

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from shared_attention.masks import Mask
 from shared_attention.mechanisms import hip_triton
+from shared_attention.mechanisms.hip_search import Search, choose_blocks
+from shared_attention.mechanisms.hip_state import HipState, advance, empty_hip
 from shared_attention.primitives.block_sparse import attend_blocks
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.ranks import packed, put_back, real_first, take
@@ -68,10 +70,7 @@ def hip_attention(
     Source: Lee et al., HiP Attention, ICLR 2025, section 3, algorithm 1.
     """
     parts = accept(SPEC, q, k, v, mask)
-    sizes = {"block": (block, 1), "top_k": (top_k, 1), "sinks": (sinks, 0), "window": (window, 0)}
-    for name, (value, least) in sizes.items():
-        if value < least:
-            raise ValueError(f"hip: option {name} got {value}, expected at least {least}")
+    search = Search(block, top_k, sinks, window).check()
     heads, length = q.shape[1:3]
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     valid = parts.keys
@@ -80,7 +79,7 @@ def hip_attention(
         q, k, v = take(q, real_first(valid)), packed(k, valid), packed(v, valid)
     spare = -length % block
     q, k, v = (F.pad(expand_heads(x, heads), (0, 0, 0, spare)) for x in (q, k, v))
-    ids, used = choose_blocks(q, k, real, parts.causal, block, top_k, sinks, window)
+    ids, used = choose_blocks(q, k, real, parts.causal, search)
     out = attend(q, k, v, ids, used, real=real, causal=parts.causal, block=block, scale=scale)[
         :, :, :length
     ]
@@ -89,71 +88,39 @@ def hip_attention(
     return put_back(out, real_first(valid)).masked_fill(~valid[:, None, :, None], 0)
 
 
-@torch.no_grad()
-def choose_blocks(
+def prefill_hip(
     q: Tensor,
     k: Tensor,
-    real: Tensor,
-    causal: bool,
-    block: int,
-    top_k: int,
-    sinks: int,
-    window: int,
-) -> tuple[Tensor, Tensor]:
-    """Return the key blocks of each query block, `[B, H, M, n]`, and which of them count.
+    v: Tensor,
+    state: HipState,
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    block: int = 32,
+    top_k: int = 8,
+    sinks: int = 1,
+    window: int = 4,
+) -> tuple[Tensor, HipState]:
+    """Attend causally from new positions to the blocks found among all seen so far.
 
     Args:
-        q: `[B, H, L, D]`, L a multiple of `block`.
-        k: `[B, H, L, D]`, the real keys first.
-        real: How many keys are real `[B]`.
-        causal: Whether blocks after the own one are hidden.
-        block: Positions per block.
+        q: `[B, H, L, Dk]`, the new positions.
+        k: `[B, Hk, L, Dk]`.
+        v: `[B, Hv, L, Dv]`.
+        state: From `empty_hip` or an earlier call.
+        mask: `masks.keys` of the new positions, or None.
+        scale: Defaults to 1 / sqrt(Dk).
+        block: Positions per block of queries and of keys.
         top_k: Blocks found by the search.
         sinks: First blocks that are always seen.
-        window: Blocks on each side that are always seen.
+        window: Blocks before the own one that are always seen.
+
+    Returns:
+        `(out [B, H, L, Dv], state)`.
     """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    q, k = (x.unflatten(2, (-1, block)).to(wide) for x in (q, k))
-    (batch, heads, blocks), device = q.shape[:3], q.device
-    own = torch.arange(blocks, device=device)[:, None]
-    inside = (own * block + torch.arange(block, device=device)) < real[:, None, None]
-    share = inside / inside.sum(-1, keepdim=True).clamp(min=1)
-    mean_key = (k * share[:, None, ..., None].to(wide)).sum(3)
-    leader = q[:, :, :, 0] if causal else (q * share[:, None, ..., None].to(wide)).sum(3)
-    filled = (-(-real // block))[:, None, None, None]
-    before = (own - window - sinks).clamp(min=0)
-    resume = torch.maximum(own + window + 1, torch.full_like(own, sinks))
-    after = torch.zeros_like(filled) if causal else (filled - resume).clamp(min=0)
-
-    def at(candidate: Tensor) -> Tensor:
-        """The block that a candidate is: those before the window, then those after it."""
-        later = candidate - before + resume
-        return torch.where(candidate < before, candidate + sinks, later).clamp(0, blocks - 1)
-
-    count = before + after
-    part = torch.arange(top_k, device=device)
-    low, high = count * part // top_k, count * (part + 1) // top_k
-    low, high = (x.expand(batch, heads, blocks, top_k) for x in (low, high))
-    for _ in range(math.ceil(math.log2(max(1, -(-blocks // top_k))))):
-        middle = (low + high + 1) // 2
-        low, high = torch.cat([low, middle], -1), torch.cat([middle, high], -1)
-        standing = at((low + high) // 2)
-        keys = torch.take_along_dim(mean_key, standing.flatten(2)[..., None], dim=2)
-        scores = (keys.unflatten(2, (blocks, -1)) @ leader[..., None]).squeeze(-1)
-        best = scores.masked_fill(low >= high, -torch.inf).topk(top_k, dim=-1).indices
-        low, high = low.gather(-1, best), high.gather(-1, best)
-
-    span = torch.arange(-window, 1 if causal else window + 1, device=device)
-    near = own + span
-    first = torch.arange(sinks, device=device).expand(blocks, -1)
-    apart = first < (own - window).clamp(min=0)
-    if not causal:
-        apart = apart | (first > own + window)
-    fixed = torch.cat([first, near], dim=-1)
-    counts = torch.cat([apart, near >= 0], dim=-1) & (fixed < filled)
-    fixed = fixed.clamp(0, blocks - 1).expand(batch, heads, -1, -1)
-    counts = counts.expand(batch, heads, -1, -1)
-    return torch.cat([at(low), fixed], -1), torch.cat([low < high, counts], -1)
+    search = Search(block, top_k, sinks, window).check()
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return advance(q, k, v, state, mask, search, scale)
 
 
 def _triton(q: Tensor, k: Tensor, v: Tensor, **arguments: object) -> Tensor:
@@ -172,7 +139,9 @@ SPEC = MechanismSpec(
     when_to_use="Long inputs to models trained with softmax attention, without training again.",
     correctness="Against a block-by-block float64 reference of the paper's search; equal to "
     "softmax where every block is kept. The published kernels need a GPU.",
-    capabilities=Capabilities(causal="exact", key_padding=True, grouped_heads=True, weights=True),
+    capabilities=Capabilities(
+        causal="exact", key_padding=True, grouped_heads=True, state=True, weights=True
+    ),
     options=(
         Option("block", int, 32, "positions per block of queries and of keys"),
         Option("top_k", int, 8, "blocks found by the search"),
@@ -185,4 +154,7 @@ SPEC = MechanismSpec(
         Backend("eager", hip_attention),
     ),
     reference=reference_hip,
+    init_state=empty_hip,
+    prefill=prefill_hip,
+    step=prefill_hip,
 )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_attention.masks import Keys, Mask
+from shared_attention.masks import Mask, new_positions
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.linear_scan import linear_scan
 from shared_attention.references.linear import reference_linear
@@ -77,13 +77,7 @@ def prefill_linear(
     Returns:
         `(out [B, H, L, Dv], state)`.
     """
-    if mask is not None and not isinstance(mask, Keys):
-        raise ValueError(
-            f"prefill: mask got {type(mask).__name__}, expected masks.keys(valid) of the new "
-            "positions; causality is implied"
-        )
-    valid = None if mask is None else mask.valid
-    q_features, k_features, values = _features(q, k, v, valid)
+    q_features, k_features, values = _features(q, k, v, new_positions(mask))
     groups = q.shape[1] // state.shape[1]
     out, sums = linear_scan(q_features, k_features, values, expand_heads(state, q.shape[1]))
     return _normalised(out, q.dtype), sums[:, ::groups]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState, continue_attention, empty_state
+from shared_attention.mechanisms.kv_state import continue_attention, empty_state
 from shared_attention.mechanisms.rescaled import rescale, rescaled_backends, rescaled_rich
 from shared_attention.mechanisms.softmax import softmax_attention
 from shared_attention.primitives.visible import visible_keys
 from shared_attention.references.log_n import reference_log_n
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec, Option
+from shared_attention.spec import EVERY_SCORE, MechanismSpec, Option
 
 
 def log_n_attention(
@@ -58,22 +60,6 @@ def log_n_attention(
     return softmax_attention(q, k, v, mask=mask, bias=bias, scale=scale)
 
 
-def prefill_log_n(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: KeyValueState,
-    *,
-    mask: Mask | None = None,
-    scale: float | None = None,
-    base: int = 512,
-    at_least: float = 0.0,
-) -> tuple[Tensor, KeyValueState]:
-    """Continue causally over new positions; see `continue_attention` and `log_n_attention`."""
-    options = {"scale": scale, "base": base, "at_least": at_least}
-    return continue_attention(log_n_attention, q, k, v, state, mask=mask, **options)
-
-
 def _factor(q: Tensor, k: Tensor, mask: Mask | None, base: int, at_least: float) -> Tensor:
     if base < 2:
         raise ValueError(f"log_n: option base got {base}, expected at least 2")
@@ -92,19 +78,7 @@ SPEC = MechanismSpec(
     complexity="That of softmax attention, which runs it",
     when_to_use="Inputs longer than those of training, or of very different lengths.",
     correctness="Against softmax of explicitly scaled scores in float64, row by row.",
-    capabilities=Capabilities(
-        causal="exact",
-        cross=True,
-        key_padding=True,
-        window=True,
-        dense_mask=True,
-        bias=True,
-        bias_grad=True,
-        grouped_heads=True,
-        state=True,
-        weights=True,
-        lse=True,
-    ),
+    capabilities=replace(EVERY_SCORE, lse=True),
     options=(
         Option("base", int, 512, "number of keys at which scores are left as they are"),
         Option("at_least", float, 0.0, "smallest factor; 1.0 never flattens"),
@@ -114,6 +88,6 @@ SPEC = MechanismSpec(
     rich=rescaled_rich(_factor),
     reference=reference_log_n,
     init_state=empty_state,
-    prefill=prefill_log_n,
-    step=prefill_log_n,
+    prefill=partial(continue_attention, log_n_attention),
+    step=partial(continue_attention, log_n_attention),
 )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState, continue_attention, empty_state
+from shared_attention.mechanisms.kv_state import continue_attention, empty_state
 from shared_attention.primitives.attend import Normaliser
 from shared_attention.primitives.attend_blocks import attend_blocks
 from shared_attention.primitives.hidden import blank_masked
 from shared_attention.primitives.visible import visible_keys
 from shared_attention.references.lssar import reference_lssar
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec, Option
+from shared_attention.spec import EVERY_SCORE, MechanismSpec, Option
 
 FORMS = ("corrected", "published")
 FREE_ROWS = 3
@@ -82,22 +84,6 @@ def lssar_attention(
     return out.to(q.dtype)
 
 
-def prefill_lssar(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: KeyValueState,
-    *,
-    mask: Mask | None = None,
-    power: float = 15.0,
-    reweight: bool = True,
-    form: str = "corrected",
-) -> tuple[Tensor, KeyValueState]:
-    """Continue causally over new positions; see `continue_attention`."""
-    options = {"power": power, "reweight": reweight, "form": form}
-    return continue_attention(lssar_attention, q, k, v, state, mask=mask, **options)
-
-
 def _softplus_weights(scores: Tensor) -> Tensor:
     return _shares(F.softplus(scores))
 
@@ -145,17 +131,7 @@ SPEC = MechanismSpec(
     complexity="O(L · S · d) time, O((L + S) · d) memory",
     when_to_use="Contexts many times longer than those of training.",
     correctness="Against the paper's formula row by row in float64; there is no official code.",
-    capabilities=Capabilities(
-        causal="exact",
-        cross=True,
-        key_padding=True,
-        window=True,
-        dense_mask=True,
-        grouped_heads=True,
-        scale=False,
-        state=True,
-        weights=True,
-    ),
+    capabilities=replace(EVERY_SCORE, scale=False, bias=False, bias_grad=False),
     options=(
         Option("power", float, 15.0, "power of the excess over the mean"),
         Option("reweight", bool, True, "False stops at the softplus weights"),
@@ -164,6 +140,6 @@ SPEC = MechanismSpec(
     function=lssar_attention,
     reference=reference_lssar,
     init_state=empty_state,
-    prefill=prefill_lssar,
-    step=prefill_lssar,
+    prefill=partial(continue_attention, lssar_attention),
+    step=partial(continue_attention, lssar_attention),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,29 +12,18 @@ from torch import Tensor, nn
 
 from shared_attention import masks
 from shared_attention.masks import Mask
-from shared_attention.primitives.decayed_scan import decay_matrix
+from shared_attention.mechanisms.memory_chunk import (
+    MemoryState,
+    Weights,
+    advance,
+    fill_slots,
+    read_slots,
+    unit,
+)
 from shared_attention.primitives.hidden import blank_hidden
 from shared_attention.references.neural_memory import reference_neural_memory
 from shared_attention.refusal import accept
 from shared_attention.spec import Capabilities, MechanismSpec, Option
-
-NORM_EPS = 1e-6
-
-Weights = tuple[Tensor, ...]
-"""One matrix per layer of the memory, `[B, H, in, out]`."""
-
-
-class MemoryState(NamedTuple):
-    """A memory of its own for each sample and head; at least float32."""
-
-    weights: Weights
-    """As they are after the last position."""
-    momentum: Weights
-    """Past surprise, S in the paper."""
-    start: Weights
-    """As they were where the current chunk began: gradients are taken there."""
-    filled: Tensor
-    """Positions of the current chunk so far, int64 `[B]`."""
 
 
 class NeuralMemory(nn.Module):
@@ -140,7 +128,7 @@ class NeuralMemory(nn.Module):
 
     def recall(self, q: Tensor, weights: Weights) -> Tensor:
         """Read from fixed weights, without writing: `[B, H, L, D]`."""
-        x = _unit(q.to(weights[0].dtype))
+        x = unit(q.to(weights[0].dtype))
         for weight in weights[:-1]:
             x = F.gelu(x @ weight)
         return (x @ weights[-1]).to(q.dtype)
@@ -153,7 +141,7 @@ class NeuralMemory(nn.Module):
         if valid is not None:
             k, v = blank_hidden(k, v, valid[:, None, None])
         k = k.to(wide)
-        inputs: Sequence[Tensor] = (_unit(q.to(wide)), _unit(k), v.to(wide), self._gates(k, valid))
+        inputs: Sequence[Tensor] = (unit(q.to(wide)), unit(k), v.to(wide), self._gates(k, valid))
         real = torch.ones_like(k[:, 0, :, 0], dtype=torch.bool) if valid is None else valid
         aligned = length == 1 or (state is None and valid is None)
         if state is None:
@@ -163,12 +151,12 @@ class NeuralMemory(nn.Module):
         if not aligned:
             size = length + chunk - 1
             slot = torch.where(real, state.filled[:, None] + real.cumsum(1) - 1, size)
-            inputs = [_fill(x, slot, size) for x in inputs]
+            inputs = [fill_slots(x, slot, size) for x in inputs]
         if length > 1:
             inputs = [F.pad(x, (0, 0, 0, -x.shape[2] % chunk)) for x in inputs]
         outs = []
         for n, part in enumerate(zip(*(x.split(chunk, 2) for x in inputs), strict=True)):
-            out, weights, momentum = _advance(state, *part)
+            out, weights, momentum = advance(state, *part)
             outs.append(out)
             passed = (reached >= (n + 1) * chunk)[:, None, None, None]
             start = (
@@ -176,7 +164,7 @@ class NeuralMemory(nn.Module):
             )
             state = MemoryState(weights, momentum, tuple(start), reached % chunk)
         out = torch.cat(outs, 2)
-        out = out[:, :, :length] if aligned else _read(out, slot)
+        out = out[:, :, :length] if aligned else read_slots(out, slot)
         return out.masked_fill(~real[:, None, :, None], 0).to(q.dtype), state
 
     def _gates(self, k: Tensor, valid: Tensor | None) -> Tensor:
@@ -186,68 +174,6 @@ class NeuralMemory(nn.Module):
         gates.append(torch.ones_like(step))
         stacked = torch.stack(gates, -1)
         return stacked if valid is None else stacked.masked_fill(~valid[:, None, :, None], 0)
-
-
-def _advance(
-    state: MemoryState, q: Tensor, k: Tensor, v: Tensor, gates: Tensor
-) -> tuple[Tensor, Weights, Weights]:
-    """Write and read the positions of one chunk `[B, H, C, ...]`."""
-    step, log_momentum, log_keep, real = gates.split(1, -1)
-    kept = decay_matrix(log_keep) * real.mT
-    carried = decay_matrix(log_momentum)
-    from_weights, from_momentum = log_keep.cumsum(2).exp(), log_momentum.cumsum(2).exp()
-    through_momentum = kept @ from_momentum
-    written = kept @ carried
-    layers, surprises = _surprise(k, v, step, state.start)
-    weights, momentum = [], []
-    x = q
-    for n, (into, surprise) in enumerate(zip(layers, surprises, strict=True)):
-        weight, past = state.weights[n], state.momentum[n]
-        x = F.gelu(x) if n else x
-        fresh = (written * (x @ into.mT)) @ surprise
-        x = from_weights * (x @ weight) + through_momentum * (x @ past) - fresh
-        last = written[:, :, -1:].mT, carried[:, :, -1:].mT
-        weights.append(
-            from_weights[:, :, -1:] * weight
-            + through_momentum[:, :, -1:] * past
-            - into.mT @ (last[0] * surprise)
-        )
-        momentum.append(from_momentum[:, :, -1:] * past - into.mT @ (last[1] * surprise))
-    return x, tuple(weights), tuple(momentum)
-
-
-def _surprise(
-    k: Tensor, v: Tensor, step: Tensor, weights: Weights
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Each layer's input and θ times the gradient at its output: their products are θ ∇."""
-    inputs, raw = [k], []
-    for weight in weights:
-        raw.append(inputs[-1] @ weight)
-        inputs.append(F.gelu(raw[-1]))
-    gradients = [2 * step * (raw[-1] - v)]
-    for weight, before in zip(weights[:0:-1], raw[-2::-1], strict=True):
-        gradients.append((gradients[-1] @ weight.mT) * _gelu_slope(before))
-    return inputs[:-1], gradients[::-1]
-
-
-def _gelu_slope(x: Tensor) -> Tensor:
-    density = (-x.square() / 2).exp() / math.sqrt(2 * math.pi)
-    return (1 + (x / math.sqrt(2)).erf()) / 2 + x * density
-
-
-def _unit(x: Tensor) -> Tensor:
-    return x * (x.square().sum(-1, keepdim=True) + NORM_EPS).rsqrt()
-
-
-def _fill(x: Tensor, slot: Tensor, size: int) -> Tensor:
-    """Move position i of `x [B, H, L, D]` to `slot [B, L]`; slot `size` is dropped."""
-    empty = x.new_zeros(*x.shape[:2], size + 1, x.shape[3])
-    return empty.scatter(2, slot[:, None, :, None].expand_as(x), x)[:, :, :size]
-
-
-def _read(x: Tensor, slot: Tensor) -> Tensor:
-    """Undo `_fill`; what was dropped reads as another position."""
-    return x.take_along_dim(slot[:, None, :, None].clamp(max=x.shape[2] - 1), 2)
 
 
 SPEC = MechanismSpec(

@@ -11,6 +11,8 @@ from shared_attention.primitives.topk import gather
 from shared_attention.references.plus_window import reference_plus_window
 from shared_attention.spec import Capabilities, MechanismSpec, Option
 
+PIECE = 2**17
+"""Numbers of keys that are read at once, per thread of the processor."""
 Three = tuple[Tensor, Tensor, Tensor]
 
 
@@ -57,11 +59,13 @@ def plus_window_attention(
     other = place + shift
     real = ((other >= 0) & (other < rows))[None]
     real = real if valid is None else real & valid
-    row = _attend(q, k, v, real, scale)
     into = place - shift
     inside = (into >= 0) & (into < rows)
     index = into.clamp(0, rows - 1) * offsets + shift + half
     seen = real.flatten(1)[:, index] & inside
+    if not torch.compiler.is_compiling() and not _needs_gradients((q, k, v, *across)):
+        return _in_pieces((q, k, v), across, real, seen, index, inside, scale)
+    row = _attend(q, k, v, real, scale)
     one, key, value = (_read(x, index) for x in across)
     found = _attend(one, key, value, seen, scale)
     back = other.clamp(0, rows - 1) * offsets + shift + half
@@ -69,12 +73,61 @@ def plus_window_attention(
     return out.masked_fill(~real[:, None, ..., None], 0)
 
 
+def _needs_gradients(tensors: tuple[Tensor, ...]) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def _in_pieces(
+    along: Three,
+    across: Three,
+    real: Tensor,
+    seen: Tensor,
+    index: Tensor,
+    inside: Tensor,
+    scale: float | None,
+) -> Tensor:
+    """The same without gradients, some rows and columns at a time, which stay in the cache."""
+    batch, heads, rows, offsets, _ = along[0].shape
+    width, wide = along[2].shape[-1], across[2].shape[-1]
+    out = along[2].new_empty(batch, heads, rows, offsets, width + wide)
+    cells = out.view(-1, width + wide)[:, width:]
+    each = batch * heads * offsets * max(along[0].shape[-1], width, wide)
+    piece = max(PIECE * torch.get_num_threads() // max(each, 1), 1)
+    grids = torch.arange(batch * heads, device=out.device) * rows * offsets
+    grids = grids.view(batch, heads, 1, 1)
+    flat = [x.reshape(-1, x.shape[-1]) for x in across]
+    for at in range(0, rows, piece):
+        own = slice(at, at + piece)
+        q, k, v = (x[:, :, own] for x in along)
+        out[:, :, own, :, :width] = _attend(q, k, v, real[:, own], scale)
+        column = grids + index[own]
+        q, k, v = (x.index_select(0, column.flatten()).view(*column.shape, -1) for x in flat)
+        found = _attend(q, k, v, seen[:, own], scale).flatten(0, 3)
+        there = inside[own].expand(batch, heads, -1, -1).flatten()
+        column = column.flatten()
+        if not there.all():
+            column, found = column[there], found[there]
+        cells.index_copy_(0, column, found)
+    for at in range(0, rows, piece):
+        own = slice(at, at + piece)
+        if not _every(real[:, own]):
+            out[:, :, own].masked_fill_(~real[:, None, own, :, None], 0)
+    return out
+
+
+def _every(real: Tensor) -> bool:
+    """Say whether all cells are real; where asking is slow, assume that some are not."""
+    return real.device.type == "cpu" and not torch.compiler.is_compiling() and bool(real.all())
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, real: Tensor, scale: float | None) -> Tensor:
     """Attend within each row of the grid to the cells that are real."""
-    hidden = ~real[:, None, ..., None]
-    k, v = k.masked_fill(hidden, 0), v.masked_fill(hidden, 0)
     batch, _, rows, offsets, _ = q.shape
-    mask = real.expand(batch, -1, -1).flatten(0, 1)[:, None, None].expand(-1, -1, offsets, -1)
+    mask = None
+    if not _every(real):
+        hidden = ~real[:, None, ..., None]
+        k, v = k.masked_fill(hidden, 0), v.masked_fill(hidden, 0)
+        mask = real.expand(batch, -1, -1).flatten(0, 1)[:, None, None].expand(-1, -1, offsets, -1)
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return out.unflatten(0, (batch, rows)).transpose(1, 2)

@@ -10,16 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared_attention.errors import UnsupportedError
-from shared_attention.masks import Mask, Parts
+from shared_attention.masks import Mask
 from shared_attention.mechanisms.paired import query_padding, same_lengths
-from shared_attention.mechanisms.query_sparsity import (
-    WORD,
-    draw,
-    leading,
-    random_keys,
-    sparsity,
-    top_count,
+from shared_attention.mechanisms.prob_sparse_state import empty_prob_sparse, prefill_prob_sparse
+from shared_attention.mechanisms.query_choice import (
+    attend_chosen,
+    attend_leading,
+    later_keys,
+    measure_of,
+    seen_keys,
+    top_queries,
 )
+from shared_attention.mechanisms.query_sparsity import WORD, draw, sparsity
 from shared_attention.references.prob_sparse import reference_prob_sparse
 from shared_attention.refusal import accept
 from shared_attention.spec import Capabilities, MechanismSpec, Option
@@ -92,21 +94,18 @@ def prob_sparse_attention(
         hidden = ~parts.keys[:, None, :, None]
         k, v = k.masked_fill(hidden, 0), v.masked_fill(hidden, 0)
     rows = _rows(queries, q.shape[2], q.device)
-    seen = _seen(parts.keys, parts.causal, q.shape[2], k.shape[2], q.device)
-    measure = _measure(q, k, parts, rows, seen, factor, _seed(seed, generator, q.device))
+    seen = seen_keys(parts.keys, parts.causal, q.shape[2], k.shape[2], q.device)
+    measure = measure_of(q, k, parts, rows, seen, factor, _seed(seed, generator, q.device))
     if queries is not None:
         measure = measure.masked_fill(~queries[:, None], -torch.inf)
-    visible = None if parts.keys is None else parts.keys[:, None, None]
-    kept: Tensor | None
     if parts.causal:
-        chosen, kept = _leading(measure, seen, factor)
-        earlier = ~_later(chosen, q.shape[2], k.shape[2])
-        visible = earlier if visible is None else visible & earlier
         fallback = _running_mean(v, seen, q.shape[2])
-    else:
-        chosen, kept = _top(measure, queries, factor)
-        fallback = v.sum(2, keepdim=True) / seen.clamp(min=1)[:, None, :, None]
-    return _attend(q, k, v, fallback.to(v.dtype), chosen, kept, visible, scale)
+        none = measure.new_full((*measure.shape[:2], factor), -torch.inf)
+        return attend_leading(q, k, v, fallback, measure, seen, none, parts.keys, scale)[0]
+    chosen, kept = top_queries(measure, queries, factor)
+    fallback = v.sum(2, keepdim=True) / seen.clamp(min=1)[:, None, :, None]
+    visible = None if parts.keys is None else parts.keys[:, None, None]
+    return attend_chosen(q, k, v, fallback.to(v.dtype), chosen, kept, visible, scale)
 
 
 def _seed(seed: int, generator: torch.Generator | None, device: torch.device) -> int | Tensor:
@@ -122,87 +121,11 @@ def _rows(queries: Tensor | None, length: int, device: torch.device) -> Tensor:
     return (queries.cumsum(-1) - 1).clamp(min=0)
 
 
-def _seen(
-    keys: Tensor | None, causal: bool, length: int, key_length: int, device: torch.device
-) -> Tensor:
-    """Number of keys each query may see, `[B or 1, L or 1]`."""
-    if not causal:
-        return torch.full((1, 1), key_length, device=device) if keys is None else keys.sum(-1, True)
-    last = torch.arange(length, device=device) + key_length - length
-    if keys is None:
-        return (last + 1).clamp(min=0)[None]
-    return F.pad(keys.cumsum(-1), (1, 0))[:, (last + 1).clamp(min=0)]
-
-
-def _measure(
-    q: Tensor,
-    k: Tensor,
-    parts: Parts,
-    rows: Tensor,
-    seen: Tensor,
-    factor: int,
-    seed: int | Tensor,
-) -> Tensor:
-    """Sparsity of each query over U keys drawn among those it may see, `[B, H, L]`."""
-    samples = draw(k.shape[2], factor)
-    index = random_keys(rows, seen, parts.keys, samples, seed)
-    active = None
-    if parts.causal or parts.keys is not None:
-        active = torch.arange(samples, device=q.device) < top_count(seen, factor)[..., None]
-        active = active.expand(index.shape)
-    return sparsity(q, k, index, active, seen)
-
-
-def _top(measure: Tensor, queries: Tensor | None, factor: int) -> tuple[Tensor, Tensor | None]:
-    """The u queries of largest measure `[B, H, u]`, and which of them attend (None: all)."""
-    chosen = measure.topk(draw(measure.shape[-1], factor), dim=-1).indices
-    if queries is None:
-        return chosen, None
-    allowed = top_count(queries.sum(-1), factor)[:, None, None]
-    return chosen, (torch.arange(chosen.shape[-1], device=chosen.device) < allowed)
-
-
-def _leading(measure: Tensor, seen: Tensor, factor: int) -> tuple[Tensor, Tensor]:
-    """The queries that are among the top `factor` so far, and which of them attend."""
-    attends = leading(measure, factor) & (seen > 0)[:, None]
-    width = attends.shape[-1]
-    if not torch.compiler.is_compiling():
-        width = int(attends.sum(-1).max())
-    kept, chosen = attends.to(torch.uint8).topk(width, dim=-1)
-    return chosen, kept.bool()
-
-
-def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    fallback: Tensor,
-    chosen: Tensor,
-    kept: Tensor | None,
-    visible: Tensor | None,
-    scale: float,
-) -> Tensor:
-    """Softmax attention of the chosen queries where kept, `fallback` elsewhere."""
-    picked = q.gather(2, chosen[..., None].expand(-1, -1, -1, q.shape[3]))
-    attended = F.scaled_dot_product_attention(picked, k, v, attn_mask=visible, scale=scale)
-    fallback = fallback.expand(-1, -1, q.shape[2], -1)
-    index = chosen[..., None].expand_as(attended)
-    if kept is not None:
-        attended = torch.where(kept[..., None], attended, fallback.gather(2, index))
-    return fallback.scatter(2, index, attended)
-
-
 def _running_mean(v: Tensor, seen: Tensor, length: int) -> Tensor:
     """Mean of the values up to each query's position, `[B, H, L, Dv]`."""
     total = v.cumsum(2, dtype=torch.promote_types(v.dtype, torch.float32))
     total = F.pad(total, (0, 0, max(0, length - v.shape[2]), 0))[:, :, -length:]
     return (total / seen.clamp(min=1)[:, None, :, None]).to(v.dtype)
-
-
-def _later(chosen: Tensor, length: int, key_length: int) -> Tensor:
-    """Keys after the chosen queries' own positions, bool `[B, H, C, S]`."""
-    keys = torch.arange(key_length, device=chosen.device)
-    return keys > chosen[..., None] + (key_length - length)
 
 
 def _published(
@@ -222,11 +145,11 @@ def _published(
     size = (length, draw(key_length, factor))
     index = torch.randint(key_length, size, generator=generator, device=generator.device)
     seen = torch.full((1, 1), key_length, device=q.device)
-    chosen, _ = _top(sparsity(q, k, index.to(q.device)[None], None, seen), None, factor)
+    chosen, _ = top_queries(sparsity(q, k, index.to(q.device)[None], None, seen), None, factor)
     if not causal:
-        return _attend(q, k, v, v.mean(2, keepdim=True), chosen, None, None, scale)
-    earlier = ~_later(chosen, length, key_length)
-    return _attend(q, k, v, v.cumsum(2), chosen, None, earlier, scale)
+        return attend_chosen(q, k, v, v.mean(2, keepdim=True), chosen, None, None, scale)
+    earlier = ~later_keys(chosen, length, key_length)
+    return attend_chosen(q, k, v, v.cumsum(2), chosen, None, earlier, scale)
 
 
 SPEC = MechanismSpec(
@@ -243,7 +166,7 @@ SPEC = MechanismSpec(
     correctness="Equal to the official code for the same sampled keys in its published form; "
     "to a row-by-row float64 reference in the corrected form.",
     capabilities=Capabilities(
-        causal="exact", cross=True, key_padding=True, weights=True, stochastic=True
+        causal="exact", cross=True, key_padding=True, state=True, weights=True, stochastic=True
     ),
     options=(
         Option("factor", int, 5, "sampling factor c: u = c ⌈ln L⌉ queries attend"),
@@ -264,4 +187,7 @@ SPEC = MechanismSpec(
     ),
     function=prob_sparse_attention,
     reference=reference_prob_sparse,
+    init_state=empty_prob_sparse,
+    prefill=prefill_prob_sparse,
+    step=prefill_prob_sparse,
 )

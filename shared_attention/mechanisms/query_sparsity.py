@@ -109,21 +109,21 @@ def _peak(scores: Tensor, counted: Tensor | None, seen: Tensor) -> Tensor:
     return best - scores.masked_fill(~counted, 0).sum(-1) / seen.clamp(min=1)
 
 
-def leading(measure: Tensor, most: int, block: int = 32) -> Tensor:
-    """Say which queries are among the `most` of largest measure up to themselves.
+def leading(measure: Tensor, best: Tensor, block: int = 32) -> tuple[Tensor, Tensor]:
+    """Say which queries are among those of largest measure up to themselves.
 
     Ties go to the earlier query. Goes through the queries in blocks and carries the best
     measures so far.
 
     Args:
         measure: `[B, H, L]`.
-        most: How many lead at a time.
+        best: Largest measures of earlier queries, `[B, H, n]`; n lead at a time.
         block: Queries ranked at a time.
 
     Returns:
-        bool `[B, H, L]`.
+        bool `[B, H, L]`, and the largest measures after the last query `[B, H, n]`.
     """
-    best = measure.new_full((*measure.shape[:2], most), -torch.inf)
+    most = best.shape[-1]
     earlier = torch.ones(block, block, dtype=torch.bool, device=measure.device).tril(-1)
     leads = []
     for own in measure.split(block, -1):
@@ -133,4 +133,4 @@ def leading(measure: Tensor, most: int, block: int = 32) -> Tensor:
         ahead[..., most:] &= earlier[:size, :size]
         leads.append(ahead.sum(-1) < most)
         best = rivals.topk(most).values
-    return torch.cat(leads, -1)
+    return torch.cat(leads, -1), best

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attention.errors import UnsupportedError, unsupported
-from shared_attention.masks import Mask
+from shared_attention.masks import Mask, new_positions
+from shared_attention.mechanisms.routing_state import Members, advance
 from shared_attention.primitives.local_blocks import local_blocks
 from shared_attention.primitives.topk import gather, select
 from shared_attention.references.routing import reference_routing
@@ -109,6 +110,40 @@ class RoutingAttention(nn.Module):
         out, routed, cluster, valid = self._run(q, k, v, mask, bias)
         loss = _commitment(routed, centroids.to(routed.dtype), cluster, valid)
         return AttentionOutput(out, aux={"commitment": loss})
+
+    def init_state(
+        self,
+        batch: int,
+        kv_heads: int,
+        key_dim: int,
+        value_dim: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Members:
+        """Return the state of no positions.
+
+        Raises:
+            UnsupportedError: The form is the published one, which reads the future.
+        """
+        if self.form == "published":
+            raise UnsupportedError("routing: form='published' reads the future and has no state")
+        shape = (batch, kv_heads, self.centroids.shape[1])
+        k = torch.zeros(*shape, self.window, key_dim, dtype=dtype, device=device)
+        v = torch.zeros(*shape, self.window, value_dim, dtype=dtype, device=device)
+        return Members(k, v, torch.zeros(shape, dtype=torch.int64, device=device))
+
+    def prefill(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Members, mask: Mask | None = None
+    ) -> tuple[Tensor, Members]:
+        """Attend causally from new positions to the last members of their clusters.
+
+        The centroids stay where they are, in training too. The state keeps `window` members of
+        each cluster, whatever came before.
+        """
+        return advance(q, k, v, state, new_positions(mask), self.centroids)
+
+    step = prefill
 
     def _run(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, bias: Tensor | None
@@ -234,7 +269,12 @@ SPEC = MechanismSpec(
     correctness="Published form equal to lucidrains/routing-transformer; corrected form to a "
     "token-by-token float64 reference.",
     capabilities=Capabilities(
-        causal="exact", key_padding=True, scale=False, weights=True, train_eval_differs=True
+        causal="exact",
+        key_padding=True,
+        scale=False,
+        state=True,
+        weights=True,
+        train_eval_differs=True,
     ),
     options=(
         Option("clusters", int, 16, "number of centroids; the paper takes √L"),

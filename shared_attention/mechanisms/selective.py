@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from shared_attention.inputs import layer_input
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState, continue_attention, empty_state
+from shared_attention.mechanisms.kv_state import KeyValueModule, KeyValueState, continue_attention
 from shared_attention.mechanisms.rescaled import rescale
 from shared_attention.mechanisms.softmax import softmax_attention
 from shared_attention.primitives.hidden import blank_masked
 from shared_attention.primitives.visible import visible_keys
 from shared_attention.references.selective import reference_selective
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec, Option
+from shared_attention.spec import EVERY_SCORE, MechanismSpec, Option
 
 POSITION_LOGIT = -7.388
 """Start of the position weight: σ gives e^{-e²}, where the official code starts."""
 
 
-class SelectiveAttention(nn.Module):
+class SelectiveAttention(KeyValueModule):
     """Attend with softmax(τ_i (q_i kᵀ / √D + bias)) (τᵛ v), inverse temperatures τ learned.
 
     τ_i = 1 + tanh(w·x_i + c) + σ(a) log n_i: token-aware by the layer's input x_i of each head,
@@ -95,12 +95,6 @@ class SelectiveAttention(nn.Module):
         k, v = blank_masked(k, v, mask, q.shape[2])
         return self._attend(q, k, self._scaled(k, v), mask, bias, inputs)
 
-    def init_state(
-        self, batch: int, kv_heads: int, key_dim: int, value_dim: int, **place: Any
-    ) -> KeyValueState:
-        """Return the state of no positions; see `empty_state`."""
-        return empty_state(batch, kv_heads, key_dim, value_dim, **place)
-
     def prefill(
         self,
         q: Tensor,
@@ -108,15 +102,12 @@ class SelectiveAttention(nn.Module):
         v: Tensor,
         state: KeyValueState,
         mask: Mask | None = None,
-        *,
-        inputs: Tensor | None = None,
+        **inputs: Tensor | None,
     ) -> tuple[Tensor, KeyValueState]:
         """Continue causally over new positions; see `continue_attention`."""
         k, v = blank_masked(k, v, mask, q.shape[2])
         scaled = self._scaled(k, v)
-        return continue_attention(self._attend, q, k, scaled, state, mask=mask, inputs=inputs)
-
-    step = prefill
+        return continue_attention(self._attend, q, k, scaled, state, mask=mask, **inputs)
 
     def _scaled(self, k: Tensor, v: Tensor) -> Tensor:
         if self.value_weight is None or self.value_bias is None:
@@ -161,20 +152,7 @@ SPEC = MechanismSpec(
     complexity="That of softmax attention, which runs it, and O(L · d) for the temperatures",
     when_to_use="Contexts of mixed length, where some tokens should attend sharply and some not.",
     correctness="Position term equal to the official code; all against float64 rows.",
-    capabilities=Capabilities(
-        causal="exact",
-        cross=True,
-        key_padding=True,
-        window=True,
-        dense_mask=True,
-        bias=True,
-        bias_grad=True,
-        grouped_heads=True,
-        scale=False,
-        state=True,
-        weights=True,
-        input_aware=True,
-    ),
+    capabilities=replace(EVERY_SCORE, scale=False, input_aware=True),
     options=(
         Option("query", bool, True, "token-aware temperature of queries"),
         Option("position", bool, True, "position-aware temperature of queries"),

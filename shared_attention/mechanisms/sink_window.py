@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shared_attention import masks
-from shared_attention.masks import Keys, Mask
+from shared_attention.masks import Mask, new_positions
 from shared_attention.mechanisms.kv_state import KeyValueState, empty_state
 from shared_attention.mechanisms.softmax import softmax_attention
 from shared_attention.primitives.heads import expand_heads
@@ -137,7 +137,7 @@ def prefill_sink_window(
     Raises:
         ValueError: The mask is not of keys.
     """
-    new = mask.valid if isinstance(mask, Keys) else None
+    new = new_positions(mask)
     if new is not None:
         k, v = (x.masked_fill(~new[:, None, :, None], 0) for x in (k, v))
     window = state.window.extended(k, v, mask)

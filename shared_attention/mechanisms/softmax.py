@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +14,6 @@ from shared_attention.inputs import Inputs, check_inputs
 from shared_attention.masks import Mask
 from shared_attention.mechanisms import flex, lean
 from shared_attention.mechanisms.kv_state import (
-    KeyValueState,
     continue_attention,
     empty_state,
 )
@@ -23,7 +24,7 @@ from shared_attention.primitives.hidden import blank_hidden
 from shared_attention.primitives.local_blocks import local_blocks, worth_blocking
 from shared_attention.references.softmax import reference_softmax
 from shared_attention.result import AttentionOutput
-from shared_attention.spec import Backend, Capabilities, MechanismSpec
+from shared_attention.spec import EVERY_SCORE, Backend, MechanismSpec
 
 
 def softmax_attention(
@@ -119,31 +120,6 @@ def rich_softmax_attention(
     )
 
 
-def prefill_softmax(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: KeyValueState,
-    *,
-    mask: Mask | None = None,
-    scale: float | None = None,
-) -> tuple[Tensor, KeyValueState]:
-    """Attend causally from new positions to all seen so far.
-
-    Args:
-        q: `[B, H, L, Dk]`, the new positions.
-        k: `[B, Hk, L, Dk]`.
-        v: `[B, Hv, L, Dv]`.
-        state: From `empty_state` or an earlier call.
-        mask: `masks.keys` of the new positions, or None.
-        scale: Defaults to 1 / sqrt(Dk).
-
-    Returns:
-        `(out [B, H, L, Dv], state)`.
-    """
-    return continue_attention(softmax_attention, q, k, v, state, mask=mask, scale=scale)
-
-
 def _blocks(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None, **rest: Any) -> Tensor:
     parts = masks.split(rest["mask"])
     assert parts.window is not None
@@ -183,19 +159,7 @@ SPEC = MechanismSpec(
     complexity="O(L · S · d) time; O(L · d) memory in the fused kernels",
     when_to_use="The default: exact, every mask and bias, fastest up to a few thousand positions.",
     correctness="Against a float64 loop over queries and against torch.nn.MultiheadAttention.",
-    capabilities=Capabilities(
-        causal="exact",
-        cross=True,
-        key_padding=True,
-        window=True,
-        dense_mask=True,
-        bias=True,
-        bias_grad=True,
-        grouped_heads=True,
-        state=True,
-        weights=True,
-        lse=True,
-    ),
+    capabilities=replace(EVERY_SCORE, lse=True),
     function=softmax_attention,
     implementations=(
         Backend("blocks", _blocks, _why_not_blocks),
@@ -207,6 +171,6 @@ SPEC = MechanismSpec(
     rich=rich_softmax_attention,
     reference=reference_softmax,
     init_state=empty_state,
-    prefill=prefill_softmax,
-    step=prefill_softmax,
+    prefill=partial(continue_attention, softmax_attention),
+    step=partial(continue_attention, softmax_attention),
 )

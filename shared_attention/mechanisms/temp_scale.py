@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from shared_attention.masks import Mask
-from shared_attention.mechanisms.kv_state import KeyValueState, continue_attention, empty_state
+from shared_attention.mechanisms.kv_state import continue_attention, empty_state
 from shared_attention.mechanisms.rescaled import rescale, rescaled_backends, rescaled_rich
 from shared_attention.mechanisms.softmax import softmax_attention
 from shared_attention.references.temp_scale import reference_temp_scale
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec, Option
+from shared_attention.spec import EVERY_SCORE, MechanismSpec, Option
 
 
 def temp_scale_attention(
@@ -51,21 +54,6 @@ def temp_scale_attention(
     return softmax_attention(q, k, v, mask=mask, bias=bias, scale=scale)
 
 
-def prefill_temp_scale(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: KeyValueState,
-    *,
-    mask: Mask | None = None,
-    scale: float | None = None,
-    temperature: float = 0.9,
-) -> tuple[Tensor, KeyValueState]:
-    """Continue causally over new positions; see `continue_attention`."""
-    options = {"scale": scale, "temperature": temperature}
-    return continue_attention(temp_scale_attention, q, k, v, state, mask=mask, **options)
-
-
 def _factor(q: Tensor, k: Tensor, mask: Mask | None, temperature: float) -> Tensor:
     if temperature <= 0:
         raise ValueError(f"temp_scale: option temperature got {temperature}, expected above 0")
@@ -82,25 +70,13 @@ SPEC = MechanismSpec(
     complexity="That of softmax attention, which runs it",
     when_to_use="Embedding models whose vectors of long texts lie too close together.",
     correctness="Against softmax of explicitly divided scores in float64, row by row.",
-    capabilities=Capabilities(
-        causal="exact",
-        cross=True,
-        key_padding=True,
-        window=True,
-        dense_mask=True,
-        bias=True,
-        bias_grad=True,
-        grouped_heads=True,
-        state=True,
-        weights=True,
-        lse=True,
-    ),
+    capabilities=replace(EVERY_SCORE, lse=True),
     options=(Option("temperature", float, 0.9, "what scores are divided by; below 1 sharpens"),),
     function=temp_scale_attention,
     implementations=rescaled_backends(_factor),
     rich=rescaled_rich(_factor),
     reference=reference_temp_scale,
     init_state=empty_state,
-    prefill=prefill_temp_scale,
-    step=prefill_temp_scale,
+    prefill=partial(continue_attention, temp_scale_attention),
+    step=partial(continue_attention, temp_scale_attention),
 )

@@ -25,6 +25,7 @@ def attend_blocks(
     causal: bool,
     block: int,
     scale: float,
+    own: Tensor | None = None,
 ) -> Tensor:
     """Attend from each block of queries to its own list of key blocks, in one softmax.
 
@@ -33,31 +34,34 @@ def attend_blocks(
 
     Args:
         q: `[B, H, L, D]`, L a multiple of `block`.
-        k: `[B, H, L, D]`.
-        v: `[B, H, L, Dv]`.
+        k: `[B, H, S, D]`, S a multiple of `block`.
+        v: `[B, H, S, Dv]`.
         ids: Key blocks of each query block, int64 `[B, H, L / block, n]`.
         used: Which of them count, bool of the same shape.
         real: How many keys are real, the first ones, `[B]`.
         causal: Whether keys after the query are hidden.
         block: Positions per block.
         scale: Score scale.
+        own: Numbers of the query blocks in the sequence `[B, L / block]`; from 0 by default.
 
     Returns:
         `[B, H, L, Dv]`; zero for queries that see no key.
     """
     batch, heads, length, _ = q.shape
-    blocks, ids = length // block, ids.flatten(0, 1)
-    first = torch.arange(batch * heads, device=q.device)[:, None, None] * blocks
+    asking, ids = length // block, ids.flatten(0, 1)
+    first = torch.arange(batch * heads, device=q.device)[:, None, None] * (k.shape[2] // block)
+    if own is None:
+        own = torch.arange(asking, device=q.device).expand(batch, -1)
     how = _How(
         ids=ids.flatten(0, 1),
         rows=(ids + first).flatten(0, 1),
         used=used.flatten(0, 2),
-        real=real.repeat_interleave(heads * blocks),
-        own=torch.arange(blocks, device=q.device).repeat(batch * heads),
+        real=real.repeat_interleave(heads * asking),
+        own=own.repeat_interleave(heads, dim=0).flatten(),
         causal=causal,
         scale=scale,
     )
-    q, k, v = (x.reshape(batch * heads * blocks, block, -1) for x in (q, k, v))
+    q, k, v = (x.flatten(0, 1).unflatten(1, (-1, block)).flatten(0, 1) for x in (q, k, v))
     few = how.ids.numel() * block * max(q.shape[2], v.shape[2]) <= WHOLE
     if few or q.device.type != "cpu" or torch.compiler.is_compiling():
         out = _attend(q, _fetch(k, how.rows), _fetch(v, how.rows), how)

@@ -12,7 +12,11 @@ from shared_attention.testing import (
     compilation,
     conduct,
     graph_checks,
-    operator_checks,
+    operator_causality,
+    operator_compilation,
+    operator_conduct,
+    operator_padding,
+    operator_values,
     padding,
     values,
 )
@@ -45,28 +49,28 @@ CHECKS: Mapping[str, Callable[[Subject], None]] = {
 use."""
 
 OPERATOR_CHECKS: Mapping[str, Callable[[Operator], None]] = {
-    "agrees with the reference": operator_checks.check_reference,
-    "gradients": operator_checks.check_gradients,
-    "extreme inputs": operator_checks.check_extreme_inputs,
-    "half precision": operator_checks.check_half_precision,
-    "prefix consistency": operator_checks.check_prefix_consistency,
-    "state": operator_checks.check_state,
-    "padding": operator_checks.check_padding,
-    "hidden positions": operator_checks.check_hidden_positions,
-    "empty samples": operator_checks.check_empty_samples,
-    "batch slots": operator_checks.check_batch_slots,
+    "agrees with the reference": operator_values.check_reference,
+    "gradients": operator_values.check_gradients,
+    "extreme inputs": operator_values.check_extreme_inputs,
+    "half precision": operator_values.check_half_precision,
+    "prefix consistency": operator_causality.check_prefix_consistency,
+    "state": operator_causality.check_state,
+    "padding": operator_padding.check_padding,
+    "hidden positions": operator_padding.check_hidden_positions,
+    "empty samples": operator_padding.check_empty_samples,
+    "batch slots": operator_padding.check_batch_slots,
     "node order": graph_checks.check_node_order,
     "edge order": graph_checks.check_edge_order,
     "separate graphs": graph_checks.check_separate_graphs,
     "isolated nodes": graph_checks.check_isolated_nodes,
-    "inputs unchanged": operator_checks.check_inputs_unchanged,
-    "training mode": operator_checks.check_training_mode,
-    "randomness": operator_checks.check_randomness,
-    "refusals": operator_checks.check_refusals,
-    "messages": operator_checks.check_messages,
-    "state_dict": operator_checks.check_state_dict,
-    "compile": operator_checks.check_compile,
-    "export": operator_checks.check_export,
+    "inputs unchanged": operator_conduct.check_inputs_unchanged,
+    "training mode": operator_conduct.check_training_mode,
+    "randomness": operator_conduct.check_randomness,
+    "refusals": operator_conduct.check_refusals,
+    "messages": operator_conduct.check_messages,
+    "state_dict": operator_conduct.check_state_dict,
+    "compile": operator_compilation.check_compile,
+    "export": operator_compilation.check_export,
 }
 """Checks of families mixer, pooling, spatial and graph."""
 
@@ -106,7 +110,7 @@ def check_mechanism(
     attends = available.keys() == CHECKS.keys()
     if compile:
         available["inductor"] = (
-            compilation.check_inductor if attends else operator_checks.check_inductor
+            compilation.check_inductor if attends else operator_compilation.check_inductor
         )
     expected = dict(expected_failures or {})
     for name in (*(checks or ()), *expected):

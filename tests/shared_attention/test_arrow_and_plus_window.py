@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shared_attention import attention, masks
+from shared_attention.mechanisms import plus_window
 from shared_attention.mechanisms.plus_window import plus_window_attention
 from shared_attention.references.softmax import reference_softmax
 from shared_attention.testing import check_mechanism
@@ -82,3 +83,11 @@ def test_grids_that_do_not_fit_are_named():
         plus_window_attention(q, k[:, :, :, :2], v)
     with pytest.raises(ValueError, match=r"plus_window: valid has shape \[1, 6\]"):
         plus_window_attention(q, k, v, valid=torch.ones(1, 6).bool())
+
+
+def test_plus_window_in_pieces_is_the_whole(monkeypatch):
+    q, k, v = draw(2, 3, 9, 5, 4)
+    valid = torch.rand(2, 9, 5, generator=torch.Generator().manual_seed(2)) > 0.2
+    whole = plus_window_attention(q.requires_grad_(), k, v, valid=valid)
+    monkeypatch.setattr(plus_window, "PIECE", 1)
+    torch.testing.assert_close(plus_window_attention(q.detach(), k, v, valid=valid), whole)

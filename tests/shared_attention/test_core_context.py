@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shared_attention import attention, masks
+from shared_attention import attention, catalogue, masks
 from shared_attention.explain import attention_matrix
 from shared_attention.references.core_context import reference_core_context
 from shared_attention.testing import check_mechanism
 
 SMALL = {"group": 4, "local": 6}
-CHECKS = ("gradients", "padding", "hidden keys", "prefix consistency", "empty rows")
+CHECKS = ("gradients", "padding", "hidden keys", "prefix consistency", "state", "empty rows")
 
 
 def draw(length: int):
@@ -66,3 +66,14 @@ def test_options_out_of_range_are_named():
     q, k, v = draw(9)
     with pytest.raises(ValueError, match="core_context: option group got 0, expected at least 1"):
         attention(q, k, v, "core_context", group=0)
+
+
+def test_a_stream_keeps_near_positions_and_one_core_token_for_each_group():
+    module = catalogue()["core_context"].build(num_heads=2, head_dim=8, **SMALL)
+    q, k, v = draw(41)
+    state = module.init_state(2, 2, 8, 8)
+    for at in range(41):
+        own = slice(at, at + 1)
+        state = module.step(q[:, :, own], k[:, :, own], v[:, :, own], state)[1]
+        assert state.k.shape[2] == state.v.shape[2] == 6 + 4 - 1
+        assert state.cores[0].shape[2] == (at + 1) // 4

@@ -62,5 +62,5 @@ def test_refusals_say_what_and_why():
     q, k, v = draw(5, 9)
     with pytest.raises(UnsupportedError, match="flow: a causal mask needs as many queries as keys"):
         flow_attention(q, k, v, mask=masks.causal())
-    with pytest.raises(ValueError, match=r"prefill got a mask other than masks\.keys"):
+    with pytest.raises(ValueError, match=r"mask got Causal, expected masks\.keys"):
         prefill_flow(k, k, v, empty_flow(2, 2, 6, 6), mask=masks.causal())

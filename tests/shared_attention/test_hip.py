@@ -11,12 +11,20 @@ import pytest
 import torch
 
 from shared_attention import attention, masks
-from shared_attention.mechanisms.hip import choose_blocks
+from shared_attention.mechanisms.hip_search import Search, choose_blocks
 from shared_attention.references.hip import reference_hip
 from shared_attention.testing import check_mechanism
 
 SMALL = {"block": 4, "top_k": 3, "sinks": 1, "window": 1}
-CHECKS = ("padding", "hidden keys", "prefix consistency", "empty rows", "gradients", "export")
+CHECKS = (
+    "padding",
+    "hidden keys",
+    "prefix consistency",
+    "state",
+    "empty rows",
+    "gradients",
+    "export",
+)
 
 
 def draw(length: int):
@@ -53,7 +61,7 @@ def test_the_search_follows_a_slope_to_its_top_and_keeps_sinks_and_window():
     k = height.repeat_interleave(block)[None, None, :, None].expand(1, 1, -1, 4)
     q = torch.ones_like(k)
     real = torch.tensor([blocks * block])
-    ids, used = choose_blocks(q, k, real, True, block, 4, 1, 2)
+    ids, used = choose_blocks(q, k, real, True, Search(block, 4, 1, 2))
     chosen = set(ids[0, 0, -1][used[0, 0, -1]].tolist())
     assert {0, 61, 62, 63} <= chosen and 30 in chosen and len(chosen) == 8
     assert (ids[used] <= torch.arange(blocks)[:, None].expand(1, 1, -1, ids.shape[-1])[used]).all()

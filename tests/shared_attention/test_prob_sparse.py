@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from shared_attention import UnsupportedError, masks
+from shared_attention import UnsupportedError, catalogue, masks
 from shared_attention.mechanisms import query_sparsity
 from shared_attention.mechanisms.prob_sparse import prob_sparse_attention
 
@@ -98,7 +98,8 @@ def test_scoring_all_keys_and_fetching_the_sampled_ones_agree(monkeypatch):
 
 def test_leading_rows_are_those_in_the_top_of_their_prefix():
     measure = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
-    leads = query_sparsity.leading(measure, most=7, block=16)
+    none = measure.new_full((*measure.shape[:2], 7), -torch.inf)
+    leads = query_sparsity.leading(measure, none, block=16)[0]
     for i in range(100):
         rank = (measure[..., :i] >= measure[..., i, None]).sum(-1)
         assert torch.equal(leads[..., i], rank < 7)
@@ -126,3 +127,10 @@ def test_refusals_say_what_and_why():
     with pytest.raises(ValueError, match="self_attention=True got 4 queries and 9 keys"):
         mask = masks.keys(valid)
         prob_sparse_attention(q[:, :, :4], k, v, mask=mask, self_attention=True)
+
+
+def test_the_published_form_has_no_state():
+    module = catalogue()["prob_sparse"].build(num_heads=2, head_dim=8, form="published")
+    q = torch.randn(1, 2, 1, 8)
+    with pytest.raises(UnsupportedError, match="reads the future"):
+        module.step(q, q, q, module.init_state(1, 2, 8, 8))

@@ -8,6 +8,7 @@ import torch
 from shared_attention import UnsupportedError, attention, masks
 from shared_attention.mechanisms.routing import RoutingAttention
 from shared_attention.references.routing import reference_routing
+from shared_attention.testing import check_mechanism
 
 
 def draw(length: int):
@@ -87,3 +88,19 @@ def test_refusals_say_what_and_why():
         build()(q[:, :1], k[:, :1], v[:, :1])
     with pytest.raises(ValueError, match="option window got 0"):
         build(window=0)
+
+
+@pytest.mark.parametrize("options", [{"clusters": 4, "window": 3}, {"clusters": 1, "window": 1}])
+def test_a_stream_keeps_the_last_members_of_each_cluster(options):
+    report = check_mechanism("routing", options=options, checks=("state",))
+    assert report.ok, report
+    q, k, v = draw(90)
+    module = build(**options)
+    state = module.prefill(q, k, v, module.init_state(2, 2, 8, 8))[1]
+    assert state.k.shape == state.v.shape == (2, 2, options["clusters"], options["window"], 8)
+    assert (state.total.sum(-1) == 90).all()
+
+
+def test_the_published_form_has_no_state():
+    with pytest.raises(UnsupportedError, match="reads the future"):
+        build(form="published").init_state(1, 2, 8, 8)
