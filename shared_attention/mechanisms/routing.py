@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shared_attention.errors import UnsupportedError, unsupported
 from shared_attention.masks import Mask
-from shared_attention.primitives.attend_listed import Lists, attend_listed, can_list
+from shared_attention.primitives.attend_groups import Groups, attend_groups, can_group
 from shared_attention.primitives.local_blocks import local_blocks
 from shared_attention.primitives.rows import Layout, rearrange_rows
 from shared_attention.primitives.topk import gather, select
@@ -18,10 +18,6 @@ from shared_attention.references.routing import reference_routing
 from shared_attention.refusal import accept
 from shared_attention.result import AttentionOutput
 from shared_attention.spec import Capabilities, MechanismSpec, Option
-
-
-SMALLEST_BLOCK = 16
-"""Queries that attend together: fewer waste less of a window, more make larger products."""
 
 
 class RoutingAttention(nn.Module):
@@ -163,17 +159,16 @@ class RoutingAttention(nn.Module):
         labels = (members.flatten(0, 1) + clusters * pair[:, None]).flatten()
         layout = Layout.of(q, k, v)
         order = layout.number(order)
-        put_back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
         q, k, v = (layout.rows(x) for x in (q, k, v))
         left = self.window - 1 if causal else self.window // 2
         left, right = (min(n, length - 1) for n in (left, self.window - 1 - left))
-        if can_list(q):
-            block = max((left + right) // 4, SMALLEST_BLOCK)
-            lists = Lists(order, order, block, (left, right), (labels, labels))
-            out = attend_listed(q, k, v, lists)
-        else:
-            q, k, v = (rearrange_rows(x, order, put_back)[None, None] for x in (q, k, v))
-            out = local_blocks(q, k, v, left=left, right=right, segments=labels[None])[0, 0]
+        if can_group(q):
+            sizes = torch.bincount(labels, minlength=len(pair) * clusters)
+            groups = Groups(order, order, sizes, (left, right))
+            return layout.undo(attend_groups(q, k, v, groups))
+        put_back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
+        q, k, v = (rearrange_rows(x, order, put_back)[None, None] for x in (q, k, v))
+        out = local_blocks(q, k, v, left=left, right=right, segments=labels[None])[0, 0]
         return layout.undo(rearrange_rows(out, put_back, order))
 
     def _published(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
@@ -189,20 +184,19 @@ class RoutingAttention(nn.Module):
         if causal:
             gain = gain * (queries >= keys[..., :1]).flatten()
         q, k, v = (layout.rows(x) for x in (q, k, v))
-        if can_list(q):
-            labels = (queries.flatten(), keys.flatten()) if causal else None
-            found = attend_listed(q, k, v, Lists(into, seen, count, labels=labels, causal=causal))
-        else:
-            q, k, v = (
-                x.index_select(0, i).view(batch * heads, -1, count, x.shape[1])
-                for x, i in ((q, into), (k, seen), (v, seen))
-            )
-            visible = queries[..., :, None] >= keys[..., None, :] if causal else None
-            visible = None if visible is None else visible.flatten(0, 1)
-            found = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).flatten(0, 2)
+        if can_group(q):
+            positions = (queries.flatten(), keys.flatten()) if causal else None
+            sizes = torch.full((queries[..., 0].numel(),), count)
+            groups = Groups(into, seen, sizes, positions=positions)
+            return layout.undo(attend_groups(q, k, v, groups, gain.to(q.dtype)))
+        q, k, v = (
+            x.index_select(0, i).view(batch * heads, -1, count, x.shape[1])
+            for x, i in ((q, into), (k, seen), (v, seen))
+        )
+        visible = (queries[..., :, None] >= keys[..., None, :]).flatten(0, 1) if causal else None
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).flatten(0, 2)
         found = found * gain[:, None].to(found.dtype)
-        out = found.new_zeros(len(times), v.shape[-1]).index_add(0, into, found)
-        return layout.undo(out)
+        return layout.undo(found.new_zeros(len(times), v.shape[-1]).index_add(0, into, found))
 
     @torch.no_grad()
     def _update(
