@@ -150,7 +150,7 @@ def _measure(
     if parts.causal or parts.keys is not None:
         active = torch.arange(samples, device=q.device) < top_count(seen, factor)[..., None]
         active = active.expand(index.shape)
-    return sparsity(q, k, index, active, seen)
+    return sparsity(q, k, index, active, seen, causal=parts.causal)
 
 
 def _top(measure: Tensor, queries: Tensor | None, factor: int) -> tuple[Tensor, Tensor | None]:

@@ -199,9 +199,7 @@ class RoutingAttention(nn.Module):
         return layout.undo(found.new_zeros(len(times), v.shape[-1]).index_add(0, into, found))
 
     @torch.no_grad()
-    def _update(
-        self, q: Tensor, k: Tensor, cluster: Tensor | None, valid: Tensor | None
-    ) -> None:
+    def _update(self, q: Tensor, k: Tensor, cluster: Tensor | None, valid: Tensor | None) -> None:
         if cluster is None:
             cluster = _nearest(q, k, self.centroids)
         routed = _routed(q, k)

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from shared_attention.primitives.first_gradient import first_gradient
 
 ROWS = 2048
 """Keys read at a time for each core."""
@@ -96,7 +97,6 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: Groups, gain: Tensor | None
     ) -> Tensor:
-        q, k, v = q.detach(), k.detach(), v.detach()
         ctx.groups, ctx.gain = groups, gain
         kept: list[Tensor] = []
         out = _attend(q, k, v, groups, gain, kept)
@@ -104,7 +104,7 @@ class _Attend(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_gradient
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
         every = iter(kept)
@@ -224,9 +224,7 @@ class _Piece(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _outside(
-    size: int, span: int, own: int, left: int, right: int, dtype: torch.dtype
-) -> Tensor:
+def _outside(size: int, span: int, own: int, left: int, right: int, dtype: torch.dtype) -> Tensor:
     step = torch.arange(span) - torch.arange(own, own + size)[:, None]
     return ((step < -left) | (step > right)).to(dtype) * HIDING
 
@@ -234,7 +232,7 @@ def _outside(
 def _pieces(k: Tensor, v: Tensor, groups: Groups, gain: Tensor | None) -> Iterator[_Piece]:
     """Read the keys and values of some groups at a time; their memory is used again."""
     keys, values = Buffer(k), Buffer(v)
-    rows = ROWS * torch.get_num_threads()
+    rows, positions = ROWS * torch.get_num_threads(), groups.positions
     for before, chunks in _chunks(groups):
         starts, sizes, own, counts = chunks
         lengths, most = counts.tolist(), sizes.tolist()
@@ -249,13 +247,14 @@ def _pieces(k: Tensor, v: Tensor, groups: Groups, gain: Tensor | None) -> Iterat
             length = min(-(-lengths[at] // LANES) * LANES, end)
             real = step[:length] < counts[part, None]
             places = own[part, None] + torch.minimum(step[:length], counts[part, None] - 1)
-            factor = real.to(q_dtype := k.dtype)
+            factor = real.to(k.dtype)
             if gain is not None:
                 factor = factor * gain[places]
             index = groups.keys[seen]
             shape = (stop - at, end)
-            short = groups.window is None or groups.window[1] > 0
-            hides = short and bool((sizes[part] < end).any())
+            ahead = groups.window is None or groups.window[1] > 0
+            absent = step[:end] >= sizes[part, None]
+            hides = ahead and bool(absent.any())
             yield _Piece(
                 places,
                 factor[..., None],
@@ -263,8 +262,8 @@ def _pieces(k: Tensor, v: Tensor, groups: Groups, gain: Tensor | None) -> Iterat
                 _read(k, index.flatten(), keys(*shape, k.shape[1])),
                 _read(v, index.flatten(), values(*shape, v.shape[1])),
                 before,
-                ((step[:end] >= sizes[part, None]) * HIDING).to(q_dtype)[:, None] if hides else None,
-                None if groups.positions is None else groups.positions[1][seen][:, None].to(q_dtype),
+                absent.to(k.dtype)[:, None] * HIDING if hides else None,
+                None if positions is None else positions[1][seen][:, None].to(k.dtype),
             )
             at = stop
 
@@ -291,7 +290,10 @@ def _chunks(groups: Groups) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor,
     own = starts[of] + number * longest
     ends = (starts + sizes)[of]
     count = (ends - own).clamp(max=longest)
-    yield left, _by_size(own - left, torch.minimum(own + count + right, ends) - own + left, own, count)
+    yield (
+        left,
+        _by_size(own - left, torch.minimum(own + count + right, ends) - own + left, own, count),
+    )
 
 
 def _by_size(*chunks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
