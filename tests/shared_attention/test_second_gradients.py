@@ -16,6 +16,7 @@ from shared_attention.mechanisms.channel import _Gram
 from shared_attention.primitives import attend_blocks, block_sparse, edge_products, local_blocks
 from shared_attention.primitives.attend import softmax
 from shared_attention.primitives.attend_groups import Groups, attend_groups
+from shared_attention.primitives.biased_attention import biased_attention
 from shared_attention.primitives.depthwise import depthwise_conv
 from shared_attention.primitives.long_conv import causal_conv
 from shared_attention.primitives.packed_attention import packed_attention
@@ -98,6 +99,14 @@ def packed(x: Tensor, bias: Tensor) -> Tensor:
     return packed_attention(x, [bias], [2])
 
 
+def biased(q: Tensor, bias: Tensor) -> Tensor:
+    hidden = torch.zeros(1, 1, 1, 5, dtype=torch.bool)
+    hidden[..., 4] = True
+    bias = bias.masked_fill(hidden, -torch.inf)
+    keys = q[:, :1].cos()
+    return biased_attention(q, keys, keys.sin(), bias, 0.7)
+
+
 ONCE: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "attend_groups": (groups, (draw(4, 2), draw(4, 2), draw(4, 2))),
     "attend_blocks": (blocks, (draw(1, 1, 4, 2), draw(1, 1, 4, 2), draw(1, 1, 4, 2))),
@@ -106,6 +115,7 @@ ONCE: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         lambda x, b: packed_attention(x, [b], [2]),
         (draw(2, 3, 3, 1, 2), draw(1, 3, 3)),
     ),
+    "biased_attention": (biased, (draw(2, 2, 5, 3), draw(1, 2, 5, 5))),
     "edge_scores": (edge_scores, (draw(4, 1, 2), draw(4, 1, 2))),
     "edge_sums": (edge_sums, (draw(4, 1), draw(4, 1, 2))),
     "weighted_bags": (lambda x, w: weighted_bags(x, LAGS, w), (draw(4, 2), draw(2, 2))),
