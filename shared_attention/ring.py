@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from shared_attention import masks
 from shared_attention.errors import UnsupportedError
 from shared_attention.inputs import check_inputs
 from shared_attention.masks import Mask
 from shared_attention.primitives.attend import attend, log_sum_exp, scores_of
+from shared_attention.primitives.first_gradient import first_gradient
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.merge import merge
 
@@ -99,7 +99,7 @@ class _Ring(torch.autograd.Function):
         return out.to(q.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_gradient
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, lse = ctx.saved_tensors
         own, count = dist.get_rank(ctx.group), dist.get_world_size(ctx.group)

@@ -219,7 +219,13 @@ class MixtureOfHeads(nn.Module):
             k, v = expand_heads(k, q.shape[1]), expand_heads(v, q.shape[1])
         first, rest = slice(0, self.shared), slice(self.shared, None)
         gates = routing.gates.to(q.dtype)
-        q_rest, k_rest, v_rest, mask_rest, bias_rest = _of_heads(rest, q, k, v, mask, bias)
+        # one split has one gradient; two slices would each fill a tensor of all heads
+        sizes = [self.shared, self.routed]
+        (q, q_rest), (k, k_rest), (v, v_rest) = (x.split(sizes, 1) for x in (q, k, v))
+        mask, mask_rest = (_of_heads(mask, part, q, k) for part in (first, rest))
+        bias_rest = bias
+        if bias is not None and bias.dim() > 2 and bias.shape[-3] > 1:
+            bias, bias_rest = bias.split(sizes, -3)
         out = attend_rows(
             q_rest,
             k_rest,
@@ -231,21 +237,15 @@ class MixtureOfHeads(nn.Module):
         )
         if not self.shared:
             return out
-        q, k, v, mask, bias = _of_heads(first, q, k, v, mask, bias)
         every = softmax_attention(q, k, v, mask=mask, bias=bias) * gates[:, first, :, None]
         return torch.cat([every.transpose(1, 2), out.transpose(1, 2)], dim=2).transpose(1, 2)
 
 
-def _of_heads(
-    heads: slice, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Mask | None, Tensor | None]:
-    if mask is not None and split(mask).rest is not None:
-        allowed = mask.to_dense(q.shape[2], k.shape[2], q.device)
-        if allowed.shape[1] > 1:
-            mask = masks.dense(allowed[:, heads])
-    if bias is not None and bias.dim() > 2 and bias.shape[-3] > 1:
-        bias = bias[..., heads, :, :]
-    return q[:, heads], k[:, heads], v[:, heads], mask, bias
+def _of_heads(mask: Mask | None, heads: slice, q: Tensor, k: Tensor) -> Mask | None:
+    if mask is None or split(mask).rest is None:
+        return mask
+    allowed = mask.to_dense(q.shape[2], k.shape[2], q.device)
+    return masks.dense(allowed[:, heads]) if allowed.shape[1] > 1 else mask
 
 
 def _load(routing: Routing, real: Tensor | None) -> dict[str, Tensor]:

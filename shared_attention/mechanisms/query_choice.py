@@ -44,7 +44,7 @@ def measure_of(
     if parts.causal or parts.keys is not None:
         active = torch.arange(samples, device=q.device) < top_count(seen, factor)[..., None]
         active = active.expand(index.shape)
-    return sparsity(q, k, index, active, seen)
+    return sparsity(q, k, index, active, seen, causal=parts.causal)
 
 
 def top_queries(

@@ -57,7 +57,15 @@ def random_keys(
 
 
 @torch.no_grad()
-def sparsity(q: Tensor, k: Tensor, index: Tensor, active: Tensor | None, seen: Tensor) -> Tensor:
+def sparsity(
+    q: Tensor,
+    k: Tensor,
+    index: Tensor,
+    active: Tensor | None,
+    seen: Tensor,
+    *,
+    causal: bool = False,
+) -> Tensor:
     """Return M = max - sum / seen of each query's scores over its sampled keys.
 
     Computed in at least float32, without gradients: it only ranks the queries.
@@ -68,6 +76,7 @@ def sparsity(q: Tensor, k: Tensor, index: Tensor, active: Tensor | None, seen: T
         index: Sampled key positions `[B or 1, L, U]`.
         active: Which samples count, of the shape of `index`; None when all do.
         seen: Number of keys each query may see `[B or 1, L or 1]`.
+        causal: No active sample lies after its query: keys after a block are not scored.
 
     Returns:
         `[B, H, L]`; -inf for queries that may see nothing.
@@ -87,7 +96,9 @@ def sparsity(q: Tensor, k: Tensor, index: Tensor, active: Tensor | None, seen: T
         blocks = []
         for at in range(0, length, rows):
             block = slice(at, at + rows)
-            scores = _sampled(q[own, :, block], k[own], index[shared, block], gathers)
+            end = min(max(1, at + rows + k.shape[2] - length), k.shape[2]) if causal else k.shape[2]
+            drawn = index[shared, block].clamp(max=end - 1) if causal else index[shared, block]
+            scores = _sampled(q[own, :, block], k[own, :, :end], drawn, gathers)
             counted = None if active is None else active[shared, None, block]
             blocks.append(_peak(scores, counted, seen[shared, :, block]))
         measures.append(torch.cat(blocks, -1))

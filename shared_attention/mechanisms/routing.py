@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from shared_attention.errors import UnsupportedError, unsupported
 from shared_attention.masks import Mask, new_positions
 from shared_attention.mechanisms.routing_state import Members, advance
+from shared_attention.primitives.attend_groups import Groups, attend_groups, can_group
 from shared_attention.primitives.local_blocks import local_blocks
+from shared_attention.primitives.rows import Layout, rearrange_rows
 from shared_attention.primitives.topk import gather, select
 from shared_attention.references.routing import reference_routing
 from shared_attention.refusal import accept
@@ -107,8 +109,8 @@ class RoutingAttention(nn.Module):
         Add it to the loss, weighted by 1e-4, to hold queries and keys near their centroids.
         """
         centroids = self.centroids.clone()
-        out, routed, cluster, valid = self._run(q, k, v, mask, bias)
-        loss = _commitment(routed, centroids.to(routed.dtype), cluster, valid)
+        out, q, k, valid = self._run(q, k, v, mask, bias)
+        loss = _commitment(_routed(q, k), centroids, _nearest(q, k, centroids), valid)
         return AttentionOutput(out, aux={"commitment": loss})
 
     def init_state(
@@ -141,14 +143,14 @@ class RoutingAttention(nn.Module):
         The centroids stay where they are, in training too. The state keeps `window` members of
         each cluster, whatever came before.
         """
-        return advance(q, k, v, state, new_positions(mask), self.centroids)
+        return advance(q, k, v, state, new_positions(mask), _nearest(q, k, self.centroids))
 
     step = prefill
 
     def _run(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return the output, routing vectors, clusters and which tokens are real."""
+        """Return the output, queries and keys without padding, and which tokens are real."""
         parts = accept(SPEC, q, k, v, mask)
         if bias is not None:
             raise unsupported("routing", "bias", "an additive bias")
@@ -159,18 +161,17 @@ class RoutingAttention(nn.Module):
         if parts.keys is not None:
             hidden = ~parts.keys[:, None, :, None]
             q, k, v = (x.masked_fill(hidden, 0) for x in (q, k, v))
-        wide = torch.promote_types(q.dtype, torch.float32)
-        routed = F.normalize(_unit(q.to(wide)) + _unit(k.to(wide)), dim=-1)
-        cluster = (routed.detach() @ self.centroids.to(wide).mT).argmax(dim=-1)
         if self.form == "published":
             if parts.keys is not None:
                 raise UnsupportedError("routing: form='published' cannot honour a key mask")
             out = self._published(q, k, v, parts.causal)
+            cluster = None
         else:
+            cluster = _nearest(q, k, self.centroids)
             out = self._clustered(q, k, v, cluster, parts.keys, parts.causal)
         if self.training:
-            self._update(routed.detach(), cluster, parts.keys)
-        return out, routed, cluster, parts.keys
+            self._update(q, k, cluster, parts.keys)
+        return out, q, k, parts.keys
 
     def _clustered(
         self,
@@ -181,59 +182,68 @@ class RoutingAttention(nn.Module):
         valid: Tensor | None,
         causal: bool,
     ) -> Tensor:
-        """Sort by cluster, attend to neighbours of the same cluster, undo the sorting."""
-        batch, heads, length, _ = q.shape
+        """Sort by cluster, attend to neighbours of the same cluster, undo the sorting.
+
+        The sorted sequences of all samples and heads follow each other in one.
+        """
+        length, clusters = q.shape[2], self.centroids.shape[1] + 1
         if valid is not None:
-            cluster = cluster.masked_fill(~valid[:, None], self.centroids.shape[1])
+            cluster = cluster.masked_fill(~valid[:, None], clusters - 1)
         members, order = cluster.sort(dim=-1, stable=True)
-        members = members.flatten(0, 1)
+        pair = torch.arange(q.shape[0] * q.shape[1], device=q.device)
+        labels = (members.flatten(0, 1) + clusters * pair[:, None]).flatten()
+        layout = Layout.of(q, k, v)
+        order = layout.number(order)
+        q, k, v = (layout.rows(x) for x in (q, k, v))
         left = self.window - 1 if causal else self.window // 2
-        right = self.window - 1 - left
-        q, k, v = (gather(x, order).flatten(0, 1)[:, None] for x in (q, k, v))
-        out = local_blocks(
-            q,
-            k,
-            v,
-            left=min(left, length - 1),
-            right=min(right, length - 1),
-            keys=None if valid is None else members < self.centroids.shape[1],
-            segments=members,
-        )
-        return gather(out[:, 0].unflatten(0, (batch, heads)), order.argsort(dim=-1))
+        left, right = (min(n, length - 1) for n in (left, self.window - 1 - left))
+        if can_group(q):
+            sizes = torch.bincount(labels, minlength=len(pair) * clusters)
+            groups = Groups(order, order, sizes, (left, right))
+            return layout.undo(attend_groups(q, k, v, groups))
+        put_back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order))
+        q, k, v = (rearrange_rows(x, order, put_back)[None, None] for x in (q, k, v))
+        out = local_blocks(q, k, v, left=left, right=right, segments=labels[None])[0, 0]
+        return layout.undo(rearrange_rows(out, put_back, order))
 
     def _published(self, q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
         """Let every centroid choose its queries and its keys, and average over centroids."""
         batch, heads, length, _ = q.shape
-        centroids = self.centroids.to(q.dtype)
         count = min(self.window, length)
-        queries, keys = (
-            select((_unit(x) @ centroids.mT).mT.flatten(0, 1), count).unflatten(0, (batch, heads))
-            for x in (q, k)
-        )
-        flat, flat_keys = queries.flatten(2), keys.flatten(2)
-        q, k, v = (
-            gather(x, index).unflatten(2, (-1, count)).flatten(0, 1)
-            for x, index in ((q, flat), (k, flat_keys), (v, flat_keys))
-        )
-        seen = None
+        queries, keys = (_leading(x, self.centroids, count) for x in (q, k))
+        layout = Layout.of(q, k, v)
+        into, seen = layout.number(queries.flatten(2)), layout.number(keys.flatten(2))
+        times = torch.zeros(batch * heads * length, device=q.device)
+        times = times.index_add_(0, into, torch.ones_like(into, dtype=times.dtype))
+        gain = times.reciprocal().index_select(0, into)
         if causal:
-            seen = (queries[..., :, None] >= keys[..., None, :]).flatten(0, 1)
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        found = found.flatten(1, 2).unflatten(0, (batch, heads))
-        index = flat[..., None].expand_as(found)
-        out = found.new_zeros(batch, heads, length, v.shape[-1])
-        once = torch.ones_like(found[..., :1])
-        times = torch.zeros_like(out[..., :1]).scatter_add(2, flat[..., None], once)
-        return out.scatter_add(2, index, found) / times.clamp(min=1)
+            gain = gain * (queries >= keys[..., :1]).flatten()
+        q, k, v = (layout.rows(x) for x in (q, k, v))
+        if can_group(q):
+            positions = (queries.flatten(), keys.flatten()) if causal else None
+            sizes = torch.full((queries[..., 0].numel(),), count)
+            groups = Groups(into, seen, sizes, positions=positions)
+            return layout.undo(attend_groups(q, k, v, groups, gain.to(q.dtype)))
+        q, k, v = (
+            x.index_select(0, i).view(batch * heads, -1, count, x.shape[1])
+            for x, i in ((q, into), (k, seen), (v, seen))
+        )
+        visible = (queries[..., :, None] >= keys[..., None, :]).flatten(0, 1) if causal else None
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=visible).flatten(0, 2)
+        found = found * gain[:, None].to(found.dtype)
+        return layout.undo(found.new_zeros(len(times), v.shape[-1]).index_add(0, into, found))
 
     @torch.no_grad()
-    def _update(self, routed: Tensor, cluster: Tensor, valid: Tensor | None) -> None:
-        member = F.one_hot(cluster, self.centroids.shape[1]).to(routed.dtype)
-        if valid is not None:
-            member = member * valid[:, None, :, None]
-        sums = torch.einsum("bhlc,bhld->hcd", member, routed)
-        count = member.sum((0, 2))[..., None]
+    def _update(self, q: Tensor, k: Tensor, cluster: Tensor | None, valid: Tensor | None) -> None:
+        if cluster is None:
+            cluster = _nearest(q, k, self.centroids)
+        routed = _routed(q, k)
         old = self.centroids.to(routed.dtype)
+        every = torch.arange(old.shape[1], device=q.device)
+        member = (cluster[:, :, None] == every[:, None]).to(routed.dtype)
+        if valid is not None:
+            member = member * valid[:, None, None]
+        sums, count = (member @ routed).sum(0), member.sum((0, 3))[..., None]
         moved = F.normalize(old * self.decay + sums / count.clamp(min=1) * (1 - self.decay), dim=-1)
         self.centroids.copy_(torch.where(count > 0, moved, old))
 
@@ -243,12 +253,33 @@ class RoutingAttention(nn.Module):
         return f"num_heads={heads}, clusters={clusters}, window={self.window}, form={self.form!r}"
 
 
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x, dim=-1)
+def _routed(q: Tensor, k: Tensor) -> Tensor:
+    """The direction of q̂ + k̂, in float32 or wider."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return F.normalize(F.normalize(q.to(wide), dim=-1) + F.normalize(k.to(wide), dim=-1), dim=-1)
+
+
+@torch.no_grad()
+def _nearest(q: Tensor, k: Tensor, centroids: Tensor) -> Tensor:
+    """Number of the centroid of largest (q̂ + k̂) · μ, `[B, H, L]`."""
+    return (_along(q, centroids) + _along(k, centroids)).argmax(dim=-1)
+
+
+@torch.no_grad()
+def _leading(x: Tensor, centroids: Tensor, count: int) -> Tensor:
+    """The `count` positions of largest x̂ · μ for each centroid, in order, `[B, H, C, count]`."""
+    return select(_along(x, centroids).mT.flatten(0, 1), count).unflatten(0, x.shape[:2])
+
+
+def _along(x: Tensor, centroids: Tensor) -> Tensor:
+    """x̂ · μ for each centroid, `[B, H, L, C]`."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
+    return (x @ centroids.to(x.dtype).mT).div_(length)
 
 
 def _commitment(routed: Tensor, centroids: Tensor, cluster: Tensor, valid: Tensor | None) -> Tensor:
-    own = gather(centroids.expand(len(routed), -1, -1, -1), cluster)
+    own = gather(centroids.to(routed.dtype).expand(len(routed), -1, -1, -1), cluster)
     distance = (routed - own).square().sum(-1)
     if valid is None:
         return distance.mean()

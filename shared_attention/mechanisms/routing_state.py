@@ -30,7 +30,7 @@ def advance(
     v: Tensor,
     state: Members,
     valid: Tensor | None,
-    centroids: Tensor,
+    cluster: Tensor,
 ) -> tuple[Tensor, Members]:
     """Attend causally from new positions to the members of their clusters, and add them.
 
@@ -40,16 +40,13 @@ def advance(
         v: `[B, H, L, Dv]`.
         state: Members before.
         valid: Which of the new positions are real, bool `[B, L]`; None: all.
-        centroids: `[H, C, D]`.
+        cluster: Number of the cluster of each new position, `[B, H, L]`.
 
     Returns:
         `(out [B, H, L, Dv], state)`; zero for padded queries.
     """
     if valid is not None:
         q, k, v = (x.masked_fill(~valid[:, None, :, None], 0) for x in (q, k, v))
-    wide = torch.promote_types(q.dtype, torch.float32)
-    routed = F.normalize(q.to(wide), dim=-1) + F.normalize(k.to(wide), dim=-1)
-    cluster = (routed @ centroids.to(wide).mT).argmax(dim=-1)
     if q.shape[2] == 1 and valid is None:
         return _one(q, k, v, state, cluster)
     clusters, window = state.k.shape[2:4]

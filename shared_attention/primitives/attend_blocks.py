@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shared_attention.masks import Mask, split
 from shared_attention.primitives.attend import Normaliser, attend
+from shared_attention.primitives.first_gradient import first_gradient
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.hidden import blank_hidden
 
@@ -127,6 +128,7 @@ class _Blocks(torch.autograd.Function):
         return out
 
     @staticmethod
+    @first_gradient
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, bias = ctx.saved_tensors
         how: _How = ctx.how

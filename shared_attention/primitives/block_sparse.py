@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared_attention.primitives.first_gradient import first_gradient
+
 PIECE = 2**18
 """Numbers of keys that are read at once, per thread of the processor."""
 WHOLE = 2**20
@@ -130,6 +132,7 @@ class _Pieces(torch.autograd.Function):
         return torch.cat(outs)
 
     @staticmethod
+    @first_gradient
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         how: _How = ctx.how

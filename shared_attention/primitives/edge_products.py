@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from shared_attention.primitives.first_gradient import first_gradient
 
 ROWS_AT_ONCE = 2**17
 """Numbers gathered at a time; half a float32 megabyte stays in the cache."""
@@ -74,7 +75,7 @@ class _Scores(torch.autograd.Function):
         return _scores(q, k, source, target)
 
     @staticmethod
-    @once_differentiable
+    @first_gradient
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         q, k, source, target = ctx.saved_tensors
         d_q = _sums(gradient, k, source, target, len(q))
@@ -88,7 +89,7 @@ class _Sums(torch.autograd.Function):
         return _sums(weights, v, source, target, len(v))
 
     @staticmethod
-    @once_differentiable
+    @first_gradient
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weights, v, source, target = ctx.saved_tensors
         d_weights = _scores(gradient, v, source, target)

@@ -7,6 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared_attention.primitives.biased_attention import biased_attention, can_learn_bias
+
 
 def fused_attention(
     q: Tensor,
@@ -20,7 +22,8 @@ def fused_attention(
     """Call `scaled_dot_product_attention`, so that its fused kernel on processors can serve.
 
     That kernel needs keys and values of one width; without it every score is kept in memory,
-    which takes more than twice as long. The narrower ones are widened with zeros, which changes
+    which takes more than twice as long. Nor does it take a mask that learns: then the backward
+    pass is ours. The narrower ones are widened with zeros, which changes
     no result.
 
     Args:
@@ -41,6 +44,9 @@ def fused_attention(
         q, k, v = (
             x if x.shape[-1] == wide else F.pad(x, (0, wide - x.shape[-1])) for x in (q, k, v)
         )
+    if mask is not None and can_learn_bias(q, k, mask):
+        scale = 1 / math.sqrt(width) if scale is None else scale
+        return biased_attention(q, k, v, mask, scale)[..., :out_width]
     out = F.scaled_dot_product_attention(
         q,
         k,

@@ -171,8 +171,12 @@ def _near(x: Tensor, span: int, block: int, piece: int) -> tuple[Tensor, ...]:
     Nothing is copied but what spans of neighbouring pieces share, and that for gradients only.
     """
     if torch.compiler.is_compiling() or not (x.requires_grad and torch.is_grad_enabled()):
-        return x.unfold(1, span, block).permute(1, 0, 3, 2).split(piece)
+        return _cut(x, span, block).split(piece)
     return _Near.apply(x, span, block, piece)
+
+
+def _cut(x: Tensor, span: int, block: int) -> Tensor:
+    return x.unfold(1, span, block).permute(1, 0, 3, 2)
 
 
 class _Near(torch.autograd.Function):
@@ -180,15 +184,20 @@ class _Near(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, span: int, block: int, piece: int) -> tuple[Tensor, ...]:
-        ctx.shape, ctx.block, ctx.piece = x.shape, block, piece
+        ctx.shape, ctx.span, ctx.block, ctx.piece = x.shape, span, block, piece
         step = piece * block
         parts = [x[:, i : i + step + span - block] for i in range(0, x.shape[1] - span + 1, step)]
-        return tuple(part.clone().unfold(1, span, block).permute(1, 0, 3, 2) for part in parts)
+        return tuple(_cut(part.clone(), span, block) for part in parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         count, length, width = ctx.shape
         block: int = ctx.block
+        if torch.is_grad_enabled():
+            x = gradients[0].new_zeros(ctx.shape).requires_grad_()
+            near = _cut(x, ctx.span, block).split(ctx.piece)
+            (total,) = torch.autograd.grad(near, x, gradients, create_graph=True)
+            return total, None, None, None
         total = gradients[0].new_zeros(count, length + block, width)
         for i, gradient in enumerate(gradients):
             for first in range(0, gradient.shape[2], block):

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from shared_attention.primitives.first_gradient import first_gradient
 
 SCORES_AT_ONCE = 2**17
 """Scores in memory at a time for each core: half a float32 megabyte stays in its cache."""
@@ -90,14 +91,13 @@ def _heads(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, sizes: Sequence[int], *biases: Tensor) -> Tensor:
-        qkv, biases = qkv.detach(), tuple(bias.detach() for bias in biases)
         out = _attend(qkv, biases, sizes)
         ctx.save_for_backward(qkv, out, *biases)
         ctx.sizes = sizes
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_gradient
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         qkv, out, *biases = ctx.saved_tensors
         _, length, _, heads, width = qkv.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,3 +42,38 @@ class _Rearrange(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         there, back = ctx.saved_tensors
         return rearrange_rows(gradient, back, there), None, None
+
+
+class Layout(NamedTuple):
+    """How rows of `[B, H, L, D]` lie in memory: `[B, L, H]` where heads come last."""
+
+    batch: int
+    heads: int
+    length: int
+    heads_last: bool
+
+    @classmethod
+    def of(cls, *tensors: Tensor) -> Layout:
+        """Return the layout in which most often nothing has to be copied."""
+        last = all(x.transpose(1, 2).is_contiguous() for x in tensors)
+        batch, heads, length, _ = tensors[0].shape
+        return cls(batch, heads, length, last)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return `[B, H, L, D]` as `[N, D]`."""
+        return (x.transpose(1, 2) if self.heads_last else x).flatten(0, 2)
+
+    def undo(self, rows: Tensor) -> Tensor:
+        """Return `[N, D]` as `[B, H, L, D]`."""
+        if self.heads_last:
+            return rows.view(self.batch, self.length, self.heads, -1).transpose(1, 2)
+        return rows.view(self.batch, self.heads, self.length, -1)
+
+    def number(self, position: Tensor) -> Tensor:
+        """Return which rows positions `[B, H, n]` are, `[B * H * n]`."""
+        pair = torch.arange(self.batch * self.heads, device=position.device)
+        pair = pair.view(self.batch, self.heads, 1)
+        if not self.heads_last:
+            return (pair * self.length + position).flatten()
+        sample, head = pair // self.heads, pair % self.heads
+        return ((sample * self.length + position) * self.heads + head).flatten()

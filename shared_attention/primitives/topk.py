@@ -21,7 +21,7 @@ def select(scores: Tensor, count: int, *, valid: Tensor | None = None) -> Tensor
     """
     if valid is not None:
         scores = scores.masked_fill(~valid[:, None, :], -math.inf)
-    return scores.topk(count, dim=-1).indices.sort(dim=-1).values
+    return scores.topk(count, dim=-1, sorted=False).indices.sort(dim=-1).values
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:

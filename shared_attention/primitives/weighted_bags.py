@@ -7,7 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from shared_attention.primitives.first_gradient import first_gradient
 
 
 def weighted_bags(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ class _Bags(torch.autograd.Function):
         return F.embedding_bag(index, table, per_sample_weights=weights, mode="sum")
 
     @staticmethod
-    @once_differentiable
+    @first_gradient
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None]:
         table, index, weights = ctx.saved_tensors
         gradient = gradient.contiguous()
