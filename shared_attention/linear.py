@@ -9,10 +9,15 @@ and at 1.0 to 1.3 times on another, where both run at one rate.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+_FEWEST, _IMAGES = 16, 64
+"""PyTorch gives 1x1 convolutions of fewer images than this to slower code, so rows of a few large
+inputs are cut into as many as this; what they are cut into does not matter."""
 _WORTHWHILE = 2**23
 """Multiplications below which starting a convolution costs more than it saves."""
 
@@ -25,11 +30,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: `[out, in]`.
         bias: `[out]` or None.
     """
-    if not _convolves(x, weight):
+    images = _images(x)
+    if not images or not _convolves(x, weight):
         return functional.linear(x, weight, bias)
-    image = x.reshape(x.shape[0], -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
+    image = x.reshape(images, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     out = functional.conv2d(image, weight[:, :, None, None], bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _images(x: Tensor) -> int:
+    """Into how many images to cut the rows of `x`; 0 where they cannot be cut into enough."""
+    if x.dim() > 2 and x.shape[0] >= _FEWEST:
+        return x.shape[0]
+    even = math.gcd(x.shape[:-1].numel(), _IMAGES) if x.numel() else 0
+    return even if even >= _FEWEST else 0
 
 
 def _convolves(x: Tensor, weight: Tensor) -> bool:
@@ -38,8 +52,6 @@ def _convolves(x: Tensor, weight: Tensor) -> bool:
         and x.numel() * weight.shape[0] >= _WORTHWHILE
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
-        and x.dim() > 2
-        and x.shape[0] > 1
         and torch.backends.mkldnn.is_available()
     )
 

@@ -100,18 +100,15 @@ class GraphAttention(nn.Module):
             features = edge_features.to(wide)
             edge = self.edge.weight.to(wide).unflatten(0, (self.num_heads, -1))
             asked = torch.einsum("nhd,hdf->nhf", q, edge)
-            every = torch.arange(len(features), device=x.device)
-            shared = features[:, None].expand(-1, self.num_heads, -1)
-            scores = scores + edge_scores(asked, shared, every, target)
+            scores = scores + edge_scores(asked, features[:, None], None, target)
         if edge_type is not None:
             scores = scores + self.type_bias.to(wide).index_select(0, edge_type)
         if edge_bias is not None:
             scores = scores + edge_bias.to(wide)
         weights = segment_softmax(scores, target, nodes)
-        out = edge_sums(weights, v, source, target)
+        out = edge_sums(weights, v, source, target, nodes)
         if edge_features is not None:
-            seen = weights[..., None] * features[:, None]
-            seen = seen.new_zeros(nodes, *seen.shape[1:]).index_add(0, target, seen)
+            seen = edge_sums(weights, features[:, None], None, target, nodes)
             out = out + torch.einsum("nhf,hdf->nhd", seen, edge)
         if edge_type is not None:
             cell = target * self.edge_types + edge_type

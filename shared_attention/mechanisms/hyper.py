@@ -17,6 +17,7 @@ from shared_attention.mechanisms.sorted_lsh import (
     Sketch,
     approximate,
     hash_directions,
+    pieces,
     softmax_sums,
 )
 from shared_attention.primitives.heads import expand_heads
@@ -25,6 +26,9 @@ from shared_attention.primitives.softmax_scan import SoftmaxSums, combine
 from shared_attention.references.hyper import reference_hyper
 from shared_attention.refusal import accept
 from shared_attention.spec import Capabilities, MechanismSpec, Option
+
+ROWS = 256
+"""Queries of an exact chunk that are computed together: later keys are not read."""
 
 
 def hyper_attention(
@@ -161,10 +165,20 @@ def _causal(
 
 def _chunks(q: Tensor, k: Tensor, v: Tensor, chunk: int, scale: float) -> SoftmaxSums:
     """Attend causally and exactly within each chunk."""
-    length = q.shape[2]
-    q, k, v = (_cut(x, chunk) for x in (q, k, v))
-    later = torch.full((chunk, chunk), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
-    sums = softmax_sums((q * scale) @ k.mT + later, v)
+    batch, heads, length, _ = q.shape
+    q, k, v = (_cut(x, chunk).flatten(0, 2) for x in (q * scale, k, v))
+    found: list[SoftmaxSums] = []
+    for start in range(0, chunk, ROWS):
+        rows = slice(start, min(start + ROWS, chunk))
+        size = rows.stop - start
+        later = torch.full((size, size), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+        some = []
+        for at in pieces(len(q), size * rows.stop):
+            scores = q[at, rows] @ k[at, : rows.stop].mT
+            scores[..., start:].add_(later)
+            some.append(softmax_sums(scores, v[at, : rows.stop]))
+        found.append(SoftmaxSums(*(torch.cat(x) for x in zip(*some, strict=True))))
+    sums = (torch.cat(x, 1).unflatten(0, (batch, heads, -1)) for x in zip(*found, strict=True))
     return SoftmaxSums(*(x.flatten(2, 3)[:, :, :length] for x in sums))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shared_attention.grid import accept_grid
 from shared_attention.masks import Mask
+from shared_attention.primitives.depthwise import depthwise_conv
 from shared_attention.references.hyper_zzw import reference_hyper_zzw
 from shared_attention.spec import Capabilities, MechanismSpec, Option
 
@@ -161,42 +162,64 @@ class HyperZzw(nn.Module):
         """
         accept_grid(SPEC, x, self.channels, mask, dims=(self.dims,))
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        axes = tuple(range(1, 1 + self.dims))
-        z = _linear(self.mixer, wide)
-        z = z - z.mean(axes, keepdim=True)
-        z = z / (z.square().mean(axes, keepdim=True) + EPS).sqrt()
+        z = self._standardised(wide)
         y = self._near(wide, z) if self.local else self._everywhere(wide, z)
-        return y.to(x.dtype)
+        return y.movedim(1, -1).to(x.dtype)
+
+    def _standardised(self, x: Tensor) -> Tensor:
+        """Map `[B, *grid, C]` and standardise it over the grid, `[B, C, *grid]`."""
+        weight, bias = (p.to(x.dtype) for p in (self.mixer.weight, self.mixer.bias))
+        z = torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x.flatten(1, -2).mT)
+        return F.layer_norm(z, z.shape[2:], eps=EPS).unflatten(2, x.shape[1:-1])
 
     def _everywhere(self, x: Tensor, z: Tensor) -> Tensor:
         """Convolve with, or in the published form multiply by, kernels as large as the grid."""
         grid = tuple(x.shape[1:-1])
-        kernels = self.slow(grid) * x
+        kernels = self.slow(grid)
+        if kernels.requires_grad:
+            # Channels first before the product: its gradients are products in one layout.
+            kernels = kernels.movedim(-1, 0).contiguous() * x.movedim(-1, 1).contiguous()
+        else:
+            kernels = (kernels * x).movedim(-1, 1).contiguous()
         if self.published:
             if self.dims != 2 or grid[0] != grid[1]:
                 raise ValueError(
                     f"hyper_zzw: x has the grid {list(grid)}, "
                     "expected a square for the published form"
                 )
-            return torch.einsum("bijc,bjkc->bikc", kernels, z)
+            return kernels @ z
         axes = tuple(range(-self.dims, 0))
         size = [2 * n for n in grid]
-        spectra = (torch.fft.rfftn(y.movedim(-1, 1), s=size, dim=axes) for y in (kernels, z))
+        spectra = (torch.fft.rfftn(y, s=size, dim=axes) for y in (kernels, z))
         full = torch.fft.irfftn(next(spectra) * next(spectra), s=size, dim=axes)
-        return full[(..., *(slice(n // 2, n // 2 + n) for n in grid))].movedim(1, -1)
+        return full[(..., *(slice(n // 2, n // 2 + n) for n in grid))]
 
     def _near(self, x: Tensor, z: Tensor) -> Tensor:
         """Convolve each channel of each sample with its own small kernel."""
-        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d)[self.dims - 1]
         kernel = (self.kernel,) * self.dims
-        pooled = pool(x.movedim(-1, 1), kernel).movedim(1, -1)  # type: ignore[arg-type]
+        pooled = _pooled(x, self.kernel)
         context = F.gelu(_linear(self.inner, _linear(self.reduce, pooled)))
         kernels = self.slow(kernel, context).movedim(-1, 1).flatten(0, 1)[:, None]
-        series = z.movedim(-1, 1).flatten(0, 1)[None]
-        convolve = (F.conv1d, F.conv2d)[self.dims - 1]
-        y = convolve(series, kernels, padding=self.kernel // 2, groups=len(kernels))
-        y = y[0].unflatten(0, (len(x), -1)).movedim(1, -1)
+        series = z.flatten(0, 1)[None]
+        if kernels.requires_grad:
+            y = depthwise_conv(series.movedim(1, -1), kernels).movedim(-1, 1)
+        else:
+            convolve = (F.conv1d, F.conv2d)[self.dims - 1]
+            y = convolve(series, kernels, padding=self.kernel // 2, groups=len(kernels))
+        y = y[0].unflatten(0, (len(x), -1))
         return y + self.bias.to(y.dtype)
+
+
+def _pooled(x: Tensor, size: int) -> Tensor:
+    """Average `[B, *grid, C]` to `size` bins along each axis, as `F.adaptive_avg_pool2d` does."""
+    for axis in range(1, x.dim() - 1):
+        length = x.shape[axis]
+        start = torch.arange(size, device=x.device)[:, None]
+        start, stop = start * length // size, -(-(start + 1) * length // size)
+        at = torch.arange(length, device=x.device)
+        share = ((at >= start) & (at < stop)).to(x.dtype) / (stop - start)
+        x = torch.tensordot(share, x, ([1], [axis])).movedim(0, axis)
+    return x
 
 
 SPEC = MechanismSpec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,8 @@ from shared_attention.primitives.softmax_scan import SoftmaxSums, combine
 
 TILE = 64
 """Queries of one key block that are computed together."""
+SCORES_AT_ONCE = 2**18
+"""Scores in memory at a time for each core; a float32 megabyte stays in its cache."""
 
 
 class Sketch(NamedTuple):
@@ -117,11 +120,11 @@ def approximate(
     near = (owner[..., None] * size + torch.arange(size, device=q.device)) < real[:, None, None]
 
     tiled = _rows(F.pad(q, (0, 0, 0, 1)), slots).unflatten(1, (-1, TILE))
-    near_k, near_v = _fetch(k, owner), _fetch(v, owner)
     far_k, far_v = _rows(k.flatten(1, 2), sampled), _rows(v.flatten(1, 2), sampled)
     index = _inverse(slots, q.shape[1])
     hidden = torch.where(near, 0.0, -torch.inf).to(k.dtype)
     if queries is not None:
+        near_k, near_v = _fetch(k, owner), _fetch(v, owner)
         mask = torch.cat([hidden, added], dim=-1).flatten(0, 1)[:, None, None]
         near_k, near_v = (
             torch.cat([x, y[:, None].expand(-1, x.shape[1], -1, -1)], dim=2).flatten(0, 1)[:, None]
@@ -133,21 +136,33 @@ def approximate(
         out = _rows(out.reshape(len(q), -1, v.shape[-1]), index)
         return SoftmaxSums(torch.zeros_like(out[..., 0]), torch.ones_like(out[..., 0]), out)
     tiled = tiled * scale
-    parts = combine(
-        softmax_sums(tiled @ near_k.mT + hidden[:, :, None], near_v),
-        softmax_sums(
-            (tiled.flatten(1, 2) @ far_k.mT).unflatten(1, (-1, TILE)) + added[:, :, None],
-            far_v[:, None],
-        ),
-    )
-    m, w = (x.flatten(1).gather(1, index) for x in parts[:2])
-    return SoftmaxSums(m, w, _rows(parts.u.flatten(1, 2), index))
+    found = []
+    for at in pieces(tiled.shape[1], len(q) * TILE * max(size, sketch.samples)):
+        own = owner[:, at]
+        near_scores = tiled[:, at] @ _fetch(k, own).mT
+        far_scores = tiled[:, at].flatten(1, 2) @ far_k.mT
+        far_scores.unflatten(1, (-1, TILE)).add_(added[:, at, None])
+        near_sums = softmax_sums(near_scores.add_(hidden[:, at, None]), _fetch(v, own))
+        near_sums = SoftmaxSums(*(x.flatten(1, 2) for x in near_sums))
+        found.append(combine(near_sums, softmax_sums(far_scores, far_v)))
+    m, w, u = (torch.cat(x, 1) for x in zip(*found, strict=True))
+    return SoftmaxSums(m.gather(1, index), w.gather(1, index), _rows(u, index))
+
+
+def pieces(count: int, scores: int) -> Iterator[slice]:
+    """Cut a range, each of whose places has so many scores, into parts that stay in the cache."""
+    step = max(1, SCORES_AT_ONCE * torch.get_num_threads() // scores)
+    for start in range(0, count, step):
+        yield slice(start, start + step)
 
 
 def softmax_sums(scores: Tensor, v: Tensor) -> SoftmaxSums:
-    """Return the sums of softmax attention over scores `[..., L, S]` and values `[..., S, D]`."""
+    """Return the sums of softmax attention over scores `[..., L, S]` and values `[..., S, D]`.
+
+    The memory of the scores is used for the weights.
+    """
     m = scores.detach().amax(dim=-1)
-    weights = (scores - m.masked_fill(m == -torch.inf, 0)[..., None]).exp()
+    weights = scores.sub_(m.masked_fill(m == -torch.inf, 0)[..., None]).exp_()
     return SoftmaxSums(m, weights.sum(-1), weights @ v)
 
 

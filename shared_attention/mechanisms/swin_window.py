@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from shared_attention.linear import Linear
-from shared_attention.primitives.packed_attention import packed_attention
 from shared_attention.primitives.rows import rearrange_rows
+from shared_attention.primitives.window_layer import (
+    Weights,
+    serves,
+    window_attention,
+    window_layer,
+)
 from shared_attention.primitives.window_layout import Windows, cut_windows
 from shared_attention.references.swin_window import reference_swin_window
 from shared_attention.spec import Capabilities, MechanismSpec, Option
@@ -90,21 +95,20 @@ class SwinWindowAttention(nn.Module):
         batch, *grid, width = x.shape
         windows = cut_windows(grid, self.window, self.shift, x.device)
         there, back = _rows(windows, batch)
-        qkv = self.qkv(rearrange_rows(x.reshape(-1, width), there, back))
-        out = self._attend(qkv.view(-1, windows.tokens.shape[1], 3 * width), windows, batch)
-        out = self.proj(out.view(-1, width))
-        return rearrange_rows(out, back, there).view(x.shape)
-
-    def _attend(self, qkv: Tensor, windows: Windows, batch: int) -> Tensor:
-        """Attend within the windows of `qkv [W * B, n, 3 * C]`."""
-        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))
-        bias = self.bias(windows.window).to(qkv.dtype)
+        bias = self.bias(windows.window).to(x.dtype)
         biases = [
             bias if mask is None else bias.masked_fill(~mask, -math.inf)
             for _, mask in windows.groups
         ]
         sizes = [count * batch for count, _ in windows.groups]
-        return packed_attention(qkv, biases, sizes)
+        rows = x.reshape(-1, width)
+        if serves(x, self.qkv, self.proj):
+            weights = Weights(self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias)
+            return window_layer(rows, there, back, weights, biases, sizes).view(x.shape)
+        qkv = self.qkv(rearrange_rows(rows, there.flatten(), back))
+        qkv = qkv.view(*there.shape, 3, self.num_heads, -1)
+        out = self.proj(window_attention(qkv, [b.to(qkv.dtype) for b in biases], sizes))
+        return rearrange_rows(out.flatten(0, 1), back, there.flatten()).view(x.shape)
 
     def bias(self, window: Sequence[int] | None = None) -> Tensor:
         """Return the relative position bias `[H, n, n]` for windows of that size or smaller."""
@@ -135,14 +139,14 @@ class SwinWindowAttention(nn.Module):
 
 
 def _rows(windows: Windows, batch: int) -> tuple[Tensor, Tensor]:
-    """Rows of `[B, N]` in the order `[W, B, n]` and back."""
+    """Rows of `[B, N]` in windows `[W * B, n]`, and their place there."""
     tokens, places = windows.tokens, windows.places
     count = tokens.shape[1]
     sample = torch.arange(batch, device=tokens.device)[:, None]
     there = tokens[:, None] + sample * len(places)
     there = torch.where(tokens[:, None] < 0, -1, there)
     back = (places // count * batch + sample) * count + places % count
-    return there.flatten(), back.flatten()
+    return there.flatten(0, 1), back.flatten()
 
 
 def _per_axis(name: str, value: int | Sequence[int], dims: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DIRECT = 128
+DIRECT = 64
 """Up to this length one matrix product per channel is fastest."""
 PARTS = 8
 """Blocks into which longer inputs are cut."""

@@ -11,13 +11,17 @@ from torch import Tensor
 def ascending(x: Tensor) -> Tensor:
     """Return the positions that sort the last dimension; equal values keep their order.
 
-    On CPU float32 values are sorted by their bits, as integers sort faster.
+    On CPU float32 values are sorted as integers of 64 bits, their own above those of their
+    positions: no two are equal, so the fastest sort will do, and that is NumPy's.
     """
-    if x.dtype == torch.float32 and x.device.type == "cpu":
-        bits = x.detach().view(torch.int32)
-        keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-        return torch.sort(keys, dim=-1, stable=True).indices
-    return torch.sort(x.detach(), dim=-1, stable=True).indices
+    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return torch.sort(x.detach(), dim=-1, stable=True).indices
+    bits = x.detach().contiguous().view(torch.int32)
+    keys = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long() << 32
+    keys |= torch.arange(x.shape[-1])
+    keys.numpy().sort(axis=-1)
+    keys &= 2**32 - 1
+    return keys
 
 
 def take(x: Tensor, order: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,12 @@ def segment_softmax(scores: Tensor, segments: Tensor, count: int) -> Tensor:
         Weights of the same shape, which add up to one in each segment; zero where a segment has
         only hidden entries.
     """
+    if torch.compiler.is_compiling():
+        return _softmax(scores, segments, count)
+    return _Softmax.apply(scores, segments, count)
+
+
+def _softmax(scores: Tensor, segments: Tensor, count: int) -> Tensor:
     fixed = scores.detach()
     index = segments.view(-1, *(1,) * (scores.dim() - 1)).expand_as(scores)
     top = fixed.new_full((count, *scores.shape[1:]), -torch.inf)
@@ -27,3 +35,21 @@ def segment_softmax(scores: Tensor, segments: Tensor, count: int) -> Tensor:
     total = weights.new_zeros(count, *scores.shape[1:]).index_add(0, segments, weights)
     total = torch.where(total > 0, total, 1)
     return weights / total.index_select(0, segments)
+
+
+class _Softmax(torch.autograd.Function):
+    """The same; its gradient needs nothing but the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, segments: Tensor, count: int) -> Tensor:
+        weights = _softmax(scores, segments, count)
+        ctx.save_for_backward(weights, segments)
+        ctx.count = count
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        weights, segments = ctx.saved_tensors
+        moved = weights * gradients[0]
+        total = moved.new_zeros(ctx.count, *moved.shape[1:]).index_add(0, segments, moved)
+        return moved - weights * total.index_select(0, segments), None, None

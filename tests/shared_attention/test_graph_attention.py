@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from shared_attention import attention, masks, priors
 from shared_attention.mechanisms.graph_attention import GraphAttention, sample
+from shared_attention.primitives.edge_products import edge_scores, edge_sums
 from shared_attention.primitives.segment_softmax import segment_softmax
 
 BONES = [(0, 1), (1, 2), (0, 3), (3, 4)]
@@ -97,3 +99,22 @@ def test_what_does_not_fit_is_refused():
         layer(x, edges, torch.randn(2, 4))
     with pytest.raises(ValueError, match=r"edge \(0, 9\) names nodes outside 0\.\.4"):
         priors.adjacency([(0, 9)], 5)
+
+
+def test_gradients_of_edge_features_and_parts_equal_the_plain_products(monkeypatch):
+    monkeypatch.setattr("shared_attention.primitives.edge_products.NUMBERS_AT_ONCE", 20)
+    torch.manual_seed(0)
+    q, weights, k = (
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((5, 2, 3), (7, 2), (7, 1, 3))
+    )
+    target = torch.randint(5, (7,))
+    scores = edge_scores(q, k, None, target)
+    torch.testing.assert_close(scores, (q[target] * k).sum(-1))
+    sums = edge_sums(weights, k, None, target, 5)
+    one_hot = functional.one_hot(target, 5).double()
+    torch.testing.assert_close(
+        sums, torch.einsum("en,eh,ehd->nhd", one_hot, weights, k + 0 * q[target])
+    )
+    assert torch.autograd.gradcheck(lambda a, b: edge_scores(a, b, None, target), (q, k))
+    assert torch.autograd.gradcheck(lambda a, b: edge_sums(a, b, None, target, 5), (weights, k))

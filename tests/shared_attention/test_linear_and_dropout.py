@@ -11,7 +11,10 @@ from shared_attention.linear import Linear
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 3, 4, 7), (4, 7), (1, 5, 7)])
+@pytest.mark.parametrize(
+    "shape",
+    [(17, 5, 7), (2, 3, 4, 7), (4, 7), (1, 5, 7), (2, 8, 7), (3, 4, 16, 7), (32, 7), (0, 7)],
+)
 def test_linear_is_the_linear_of_torch(shape, bias, monkeypatch):
     monkeypatch.setattr(linear_module, "_WORTHWHILE", 0)
     layer = Linear(7, 6, bias=bias)

@@ -19,10 +19,10 @@ from shared_attention.primitives.attend_groups import Groups, attend_groups
 from shared_attention.primitives.biased_attention import biased_attention
 from shared_attention.primitives.depthwise import depthwise_conv
 from shared_attention.primitives.long_conv import causal_conv
-from shared_attention.primitives.packed_attention import packed_attention
 from shared_attention.primitives.permutation import put_back, take
 from shared_attention.primitives.rows import rearrange_rows
 from shared_attention.primitives.weighted_bags import weighted_bags
+from shared_attention.primitives.window_layer import Weights, window_layer
 
 ORDER = torch.tensor([2, 0, 3, 1])
 BACK = ORDER.argsort()
@@ -92,11 +92,13 @@ def edge_scores(q: Tensor, k: Tensor) -> Tensor:
 
 
 def edge_sums(weights: Tensor, v: Tensor) -> Tensor:
-    return edge_products._Sums.apply(weights, v, ORDER, BACK)
+    return edge_products._Sums.apply(weights, v, ORDER, BACK, 4)
 
 
-def packed(x: Tensor, bias: Tensor) -> Tensor:
-    return packed_attention(x, [bias], [2])
+def windows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    rows = torch.arange(6)
+    weights = Weights(weight, None, weight[:2], None)
+    return window_layer(x, rows.view(2, 3), rows, weights, [bias], [2])
 
 
 def biased(q: Tensor, bias: Tensor) -> Tensor:
@@ -111,10 +113,7 @@ ONCE: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "attend_groups": (groups, (draw(4, 2), draw(4, 2), draw(4, 2))),
     "attend_blocks": (blocks, (draw(1, 1, 4, 2), draw(1, 1, 4, 2), draw(1, 1, 4, 2))),
     "block_sparse": (listed, (draw(2, 2, 3), draw(2, 2, 3), draw(2, 2, 3))),
-    "packed_attention": (
-        lambda x, b: packed_attention(x, [b], [2]),
-        (draw(2, 3, 3, 1, 2), draw(1, 3, 3)),
-    ),
+    "window_layer": (windows, (draw(6, 2), draw(6, 2), draw(1, 3, 3))),
     "biased_attention": (biased, (draw(2, 2, 5, 3), draw(1, 2, 5, 5))),
     "edge_scores": (edge_scores, (draw(4, 1, 2), draw(4, 1, 2))),
     "edge_sums": (edge_sums, (draw(4, 1), draw(4, 1, 2))),

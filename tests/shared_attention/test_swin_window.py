@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch.nn import functional
 
 from shared_attention.mechanisms.swin_window import SwinWindowAttention
-from shared_attention.primitives.packed_attention import packed_attention
 from shared_attention.references.swin_window import reference_swin_window
 
 
@@ -74,29 +71,48 @@ def test_a_window_cut_to_a_small_grid_reads_the_biases_of_its_own_offsets():
 
 
 @pytest.mark.parametrize("at_once", [1, 100, 10**6])
-def test_the_own_backward_pass_equals_autograd(monkeypatch, at_once):
-    monkeypatch.setattr("shared_attention.primitives.packed_attention.SCORES_AT_ONCE", at_once)
-    torch.manual_seed(0)
-    qkv = torch.randn(7, 5, 3, 2, 4, dtype=torch.float64, requires_grad=True)
-    biases = [torch.randn(2, 5, 5, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    hidden = torch.eye(5, dtype=torch.bool).roll(1, 0)
-
-    def masked():
-        return [biases[0], biases[1].masked_fill(hidden, -math.inf)]
-
-    out = packed_attention(qkv, masked(), (4, 3))
-    plain = []
-    for part, bias in zip(qkv.split([4, 3]), masked(), strict=True):
-        q, k, v = part.transpose(1, 3).unbind(2)
-        plain.append(((q @ k.mT / 2 + bias).softmax(-1) @ v).transpose(1, 2).flatten(2))
-    expected = torch.cat(plain)
+@pytest.mark.parametrize("short", [0, 160])
+@pytest.mark.parametrize("options", [{}, {"shift": 1}, {"shift": 1, "qkv_bias": False}])
+def test_a_few_windows_at_a_time_equal_the_layers_in_turn(monkeypatch, at_once, short, options):
+    piece = "shared_attention.primitives.window_layer."
+    for name in ("SCORES_AT_ONCE", "ROWS_AT_ONCE"):
+        monkeypatch.setattr(piece + name, at_once)
+    monkeypatch.setattr(piece + "SHORT", short)
+    module = build(window=3, **options)
+    x = torch.randn(2, 7, 6, 8, dtype=torch.float64, requires_grad=True)
+    out = module(x)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), out)
+    monkeypatch.setattr("shared_attention.mechanisms.swin_window.serves", lambda *_: False)
+    expected = module(x)
     torch.testing.assert_close(out, expected)
-    wanted = (qkv, *biases)
+    wanted = (x, *module.parameters())
     weight = torch.randn_like(out)
     mine = torch.autograd.grad((out * weight).sum(), wanted)
     theirs = torch.autograd.grad((expected * weight).sum(), wanted)
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["qkv", "proj"])
+def test_what_is_hung_on_a_layer_runs(name):
+    module = build(window=3)
+    x = torch.randn(1, 6, 6, 8, dtype=torch.float64)
+    plain, seen = module(x), []
+    layer = module.get_submodule(name)
+    handle = layer.register_forward_hook(lambda _, __, out: seen.append(1) or 2 * out)
+    assert not torch.allclose(module(x), plain) and seen == [1]
+    handle.remove()
+    torch.nn.utils.parametrizations.weight_norm(layer)
+    module(x).sum().backward()
+    assert layer.parametrizations.weight.original0.grad is not None
+
+
+def test_frozen_layers_get_no_gradient():
+    module = build(window=3).requires_grad_(False)
+    x = torch.randn(1, 6, 6, 8, dtype=torch.float64, requires_grad=True)
+    module(x).sum().backward()
+    assert x.grad is not None and all(p.grad is None for p in module.parameters())
 
 
 def test_options_that_do_not_fit_are_refused():

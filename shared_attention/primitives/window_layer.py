@@ -1,0 +1,296 @@
+"""A whole layer of attention within windows, a few windows at a time.
+
+What a layer computes between its input and its output (queries, keys, values, scores, weights,
+heads) is several times as large as both. Taken a few windows at a time it stays in the cache, and
+so do the gradients. One function for the two projections and the attention between them makes
+that possible; its backward pass is written out and computes the scores again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared_attention.primitives.first_gradient import first_gradient
+
+SCORES_AT_ONCE = 2**18
+"""Scores in memory at a time for each core: a float32 megabyte stays in its cache."""
+ROWS_AT_ONCE = 1024
+"""Positions at a time for each core where windows are too long for scores in the cache."""
+SHORT = 160
+"""Length up to which batched products are faster than PyTorch's fused kernel on CPU."""
+
+
+class Weights(NamedTuple):
+    """Parameters of the two projections."""
+
+    qkv: Tensor
+    """`[3 * C, C]`."""
+    qkv_bias: Tensor | None
+    proj: Tensor
+    """`[C, C]`."""
+    proj_bias: Tensor | None
+
+
+def serves(x: Tensor, *layers: nn.Module) -> bool:
+    """Say whether `window_layer` may take the place of these linear layers on this input."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and all(isinstance(layer, nn.Linear) and _bare(layer) for layer in layers)
+        and all(p.dtype == x.dtype for layer in layers for p in layer.parameters())
+    )
+
+
+def _bare(layer: nn.Linear) -> bool:
+    """Say that calling the layer is a product with its weight and nothing else."""
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks)
+    return type(layer).__module__.startswith("shared_attention.") and not any(hooks)
+
+
+def window_layer(
+    x: Tensor,
+    there: Tensor,
+    back: Tensor,
+    weights: Weights,
+    biases: Sequence[Tensor],
+    sizes: Sequence[int],
+) -> Tensor:
+    """Project to q, k, v, attend within windows, project back: softmax(q kᵀ / √d + bias) v.
+
+    Args:
+        x: `[N, C]`.
+        there: int64 `[W, n]`, the row of x of each position of each window; -1 is padding.
+        back: int64 `[N]`, the inverse: the place of each row in the flattened windows.
+        weights: The projections.
+        biases: G of `[H, n, n]`; -inf hides, but never a whole row.
+        sizes: G numbers of windows that add up to W, each group under one bias.
+
+    Returns:
+        `[N, C]`.
+    """
+    wanted = (x, *biases, *(w for w in weights if w is not None))
+    if torch.is_grad_enabled() and any(w.requires_grad for w in wanted):
+        return _Layer.apply(x, there, back, sizes, *weights, *biases)
+    return _forward(x, there, back, weights, biases, sizes)
+
+
+def window_attention(qkv: Tensor, biases: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
+    """Attend within windows whose queries, keys and values are given.
+
+    Args:
+        qkv: `[W, n, 3, H, d]`.
+        biases: As for `window_layer`.
+        sizes: As for `window_layer`.
+
+    Returns:
+        `[W, n, H * d]`.
+    """
+    outs = []
+    for part, bias in zip(qkv.split(list(sizes)), biases, strict=True):
+        q, k, v = part.transpose(1, 3).unbind(2)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+        outs.append(mixed.transpose(1, 2).flatten(2))
+    return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        there: Tensor,
+        back: Tensor,
+        sizes: Sequence[int],
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        kept = x, there, back, *parameters
+        x = x.detach()
+        given: list[Any] = [None if p is None else p.detach() for p in parameters]
+        weights, biases = Weights(*given[:4]), given[4:]
+        heads, length = biases[0].shape[:2]
+        qkv = x.new_empty(3, len(there) * heads, length, x.shape[1] // heads)
+        mixed = x.new_empty(*there.shape, x.shape[1])
+        out = _forward(x, there, back, weights, biases, sizes, keep=(qkv, mixed))
+        ctx.save_for_backward(qkv, mixed, *kept)
+        ctx.sizes = sizes
+        return out
+
+    @staticmethod
+    @first_gradient
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, mixed, x, there, back, w_qkv, _, w_proj, _, *biases = ctx.saved_tensors
+        needs_x, _, _, _, _, needs_b_qkv, _, needs_b_proj, *_ = ctx.needs_input_grad
+        d_out, heads = d_out.contiguous(), len(biases[0])
+        rows, d_x = _Rows(there), x.new_empty(*there.shape, x.shape[1]) if needs_x else None
+        d_w_qkv, d_w_proj = torch.zeros_like(w_qkv), torch.zeros_like(w_proj)
+        d_b_qkv, d_biases = x.new_zeros(len(w_qkv)), [torch.zeros_like(bias) for bias in biases]
+        for part in _some(len(there), ROWS_AT_ONCE // there.shape[1]):
+            d_y, own = rows.read(d_out, part), mixed[part].flatten(0, 1)
+            d_w_proj.addmm_(d_y.T, own)
+            d_mixed = d_y @ w_proj
+            inner = (d_mixed * own).view(*there[part].shape, heads, -1).sum(-1)
+            d_mixed = d_mixed.view(mixed[part].shape)
+            d_qkv = x.new_empty(*d_mixed.shape[:2], 3 * x.shape[1])
+            for group, at in _alike(part, ctx.sizes, SCORES_AT_ONCE // biases[0].numel()):
+                start, stop = part.start + at.start, part.start + at.stop
+                _attend_backward(
+                    qkv[:, start * heads : stop * heads],
+                    d_mixed[at],
+                    inner[at],
+                    biases[group],
+                    d_biases[group],
+                    d_qkv[at],
+                )
+            d_qkv = d_qkv.flatten(0, 1)
+            d_w_qkv.addmm_(d_qkv.T, rows.read(x, part))
+            d_b_qkv += d_qkv.sum(0)
+            if d_x is not None:
+                torch.mm(d_qkv, w_qkv, out=d_x[part].flatten(0, 1))
+        return (
+            None if d_x is None else F.embedding(back, d_x.flatten(0, 1)),
+            None,
+            None,
+            None,
+            d_w_qkv,
+            d_b_qkv if needs_b_qkv else None,
+            d_w_proj,
+            d_out.sum(0) if needs_b_proj else None,
+            *d_biases,
+        )
+
+
+def _forward(
+    x: Tensor,
+    there: Tensor,
+    back: Tensor,
+    weights: Weights,
+    biases: Sequence[Tensor],
+    sizes: Sequence[int],
+    keep: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Compute the layer without a graph; `keep` gets q, k, v and what attention returned."""
+    heads, length = biases[0].shape[:2]
+    attend = _attend if length <= SHORT else _attend_fused
+    at_once = SCORES_AT_ONCE // biases[0].numel() if length <= SHORT else len(there)
+    rows, out = _Rows(there), x.new_empty(*there.shape, x.shape[1])
+    for part in _some(len(there), ROWS_AT_ONCE // length):
+        own = rows.read(x, part)
+        projected = x.new_empty(len(own), 3 * x.shape[1])
+        _project(own, weights.qkv, weights.qkv_bias, projected)
+        projected = projected.view(-1, length, 3, heads, x.shape[1] // heads)
+        if keep is None:
+            qkv, mixed = _heads(projected), torch.empty_like(out[part])
+        else:
+            qkv, mixed = keep[0][:, part.start * heads : part.stop * heads], keep[1][part]
+            qkv.unflatten(1, (-1, heads)).copy_(projected.permute(2, 0, 3, 1, 4))
+        for group, at in _alike(part, sizes, at_once):
+            attend(qkv[:, at.start * heads : at.stop * heads], biases[group], mixed[at])
+        _project(mixed.flatten(0, 1), weights.proj, weights.proj_bias, out[part].flatten(0, 1))
+    return F.embedding(back, out.flatten(0, 1))
+
+
+class _Rows:
+    """Reads the rows of some windows, zeros where they are padding."""
+
+    def __init__(self, there: Tensor) -> None:
+        padding = there < 0
+        self.padding = padding[..., None] if padding.any() else None
+        self.rows = there if self.padding is None else there.clamp(min=0)
+
+    def read(self, x: Tensor, part: slice) -> Tensor:
+        taken = F.embedding(self.rows[part], x)
+        if self.padding is not None:
+            taken.masked_fill_(self.padding[part], 0)
+        return taken.flatten(0, 1)
+
+
+def _some(count: int, step: int) -> Iterator[slice]:
+    """Cut a range into even parts of about `step` for each core."""
+    step = max(1, step) * torch.get_num_threads()
+    step = -(-count // -(-count // step))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def _alike(part: slice, sizes: Sequence[int], step: int) -> Iterator[tuple[int, slice]]:
+    """Cut a part of all windows into those of one group; places count from the part's start."""
+    stop = 0
+    for group, size in enumerate(sizes):
+        start, stop = max(stop, part.start), stop + size
+        last = min(stop, part.stop)
+        if start < last:
+            for some in _some(last - start, step):
+                at = start - part.start
+                yield group, slice(at + some.start, at + some.stop)
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """Write `x weightᵀ + bias` to `out`."""
+    if bias is None:
+        torch.mm(x, weight.T, out=out)
+    else:
+        torch.addmm(bias, x, weight.T, out=out)
+
+
+def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """Weights `[W * H, n, n]` of queries and keys `[W * H, n, d]`."""
+    scores = bias.repeat(len(q) // len(bias), 1, 1)
+    return scores.baddbmm_(q, k.mT, alpha=1 / math.sqrt(q.shape[-1])).softmax(-1)
+
+
+def _heads(x: Tensor) -> Tensor:
+    """Lay `[W, n, parts, H, d]` out as `[parts, W * H, n, d]`."""
+    return x.permute(2, 0, 3, 1, 4).reshape(x.shape[2], -1, x.shape[1], x.shape[4])
+
+
+def _attend(qkv: Tensor, bias: Tensor, out: Tensor) -> None:
+    """Attend in `qkv [3, W * H, n, d]`; writes `out [W, n, C]`."""
+    q, k, v = qkv.unbind(0)
+    _put(torch.bmm(_weights(q, k, bias), v), out)
+
+
+def _put(x: Tensor, out: Tensor) -> None:
+    """Write `[W * H, n, d]` to `[W, n, H * d]`."""
+    x = x.unflatten(0, (len(out), -1)).transpose(1, 2)
+    out.unflatten(2, x.shape[2:]).copy_(x)
+
+
+def _attend_fused(qkv: Tensor, bias: Tensor, out: Tensor) -> None:
+    """As `_attend` by PyTorch's kernel."""
+    q, k, v = qkv.unflatten(1, (-1, len(bias))).unbind(0)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+    out.unflatten(2, (len(bias), -1)).copy_(mixed.transpose(1, 2))
+
+
+def _attend_backward(
+    qkv: Tensor, d_out: Tensor, inner: Tensor, bias: Tensor, d_bias: Tensor, d_qkv: Tensor
+) -> None:
+    """Add to the gradient of the bias and write `d_qkv [W, n, 3 * C]`.
+
+    Args:
+        qkv: `[3, W * H, n, d]`.
+        d_out: `[W, n, C]`.
+        inner: Product of each output with its gradient, which softmax subtracts, `[W, n, H]`.
+        bias: `[H, n, n]`.
+        d_bias: `[H, n, n]`.
+        d_qkv: `[W, n, 3 * C]`.
+    """
+    q, k, v = qkv.unbind(0)
+    (d_o,) = _heads(d_out.unflatten(2, (1, len(bias), -1)))
+    d_q, d_k, d_v = d_qkv.chunk(3, 2)
+    weights = _weights(q, k, bias)
+    _put(torch.bmm(weights.mT, d_o), d_v)
+    d_scores = torch.bmm(d_o, v.mT)
+    d_scores.sub_(inner.transpose(1, 2).reshape(len(q), -1, 1)).mul_(weights)
+    d_bias += d_scores.unflatten(0, (-1, len(bias))).sum(0)
+    d_scores *= 1 / math.sqrt(q.shape[-1])
+    _put(torch.bmm(d_scores, k), d_q)
+    _put(torch.bmm(d_scores.mT, q), d_k)
