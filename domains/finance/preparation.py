@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from domains.finance.data.reading import read_books
 
 from domains.finance.data.book import BookSeries
 from domains.finance.data.config import DataConfig
 from domains.finance.data.labels import CLASS_NAMES
+from domains.finance.data.reading import read_books
 from domains.finance.data.sampling import sample
-from domains.finance.data.splits import Parts, split, take
+from domains.finance.data.splits import Parts, require_unseen, spans, split, take
 from domains.finance.data.thresholds import Alpha
 from domains.finance.data.windows import Fitted, Windows, make_windows
 from shared_runtime.domain import Prepared
@@ -39,6 +39,9 @@ def prepare(data: DataConfig, preprocessing: Mapping[str, Any] | None) -> Prepar
         _require_same(data, preprocessing)
         fitted = Fitted.from_json(preprocessing)
     parts = split(series, data)
+    trained = spans(take(series, parts.train))
+    if preprocessing is not None and parts.kind != "files":
+        require_unseen(preprocessing["trained_on"], take(series, parts.test))
     windows = make_windows(series, parts, data, fitted)
     train = windows["train"]
     return Prepared(
@@ -50,6 +53,7 @@ def prepare(data: DataConfig, preprocessing: Mapping[str, Any] | None) -> Prepar
             **train.fitted.to_json(),
             "data": _plain(data),
             "shares": list(train.shares()),
+            "trained_on": trained if preprocessing is None else preprocessing["trained_on"],
         },
         data_hash=_hash(series),
         summary=_summary(data, series, parts, windows),
@@ -75,7 +79,8 @@ def data_of(preprocessing: Mapping[str, Any], source: Path) -> DataConfig:
         name: tuple(value) if isinstance(value, list) else value
         for name, value in preprocessing["data"].items()
     }
-    return DataConfig(**{**kept, "path": source, "format": "auto"})
+    given: dict[str, Any] = {**kept, "path": source, "format": "auto"}
+    return DataConfig(**given)
 
 
 def _require_same(data: DataConfig, preprocessing: Mapping[str, Any]) -> None:

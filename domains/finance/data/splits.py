@@ -145,6 +145,35 @@ def require_disjoint(parts: Mapping[str, Sequence[BookSeries]]) -> None:
             )
 
 
+def spans(part: Sequence[BookSeries]) -> list[list[str | int]]:
+    """Return instrument, day, first and last time of each series, as JSON can hold it."""
+    return [
+        [one.instrument, one.day, int(one.time[0]), int(one.time[-1])] for one in part if len(one)
+    ]
+
+
+def require_unseen(trained: Sequence[Sequence[str | int]], test: Sequence[BookSeries]) -> None:
+    """Refuse to test on stretches of time that a model was trained on.
+
+    Args:
+        trained: `spans` of the model's training part.
+        test: series to test on.
+
+    Raises:
+        DataError: names the instrument, the day and the file.
+    """
+    seen: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for instrument, day, first, last in trained:
+        seen.setdefault((str(instrument), str(day)), []).append((int(first), int(last)))
+    for one in test:
+        span = [(int(one.time[0]), int(one.time[-1]))] if len(one) else []
+        if _overlap(seen.get((one.instrument, one.day), []), span):
+            raise DataError(
+                f"{one.source}: the test part overlaps what the model was trained on, "
+                f"{one.instrument} {one.day}; give other days".replace("  ", " ")
+            )
+
+
 def _spans(part: Sequence[BookSeries]) -> dict[tuple[str, str], list[tuple[int, int]]]:
     spans: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for one in part:
