@@ -53,9 +53,7 @@ def write_lobster(
             first.levels,
         )
         if not same or part.normalised:
-            raise DataError(
-                f"{part.source}: of another book, or not in its units; write it alone"
-            )
+            raise DataError(f"{part.source}: of another book, or not in its units; write it alone")
     messages: list[Messages] = []
     books: list[np.ndarray] = []
     for part in parts:
