@@ -91,8 +91,8 @@ def read_fi2010(
     name = _NAME.fullmatch(path.name)
     normalised = name is None or name["scaling"].lower() != "decpre"
     codes = values[LABELS].T
-    labels = codes.astype(np.int8) - 1
     wrong = ~np.isin(codes, (1, 2, 3))
+    labels = np.where(wrong, 2, codes).astype(np.int8) - 1
     for column, horizon in enumerate(HORIZONS):
         rows = np.flatnonzero(wrong[:, column])
         findings.rows(

@@ -57,7 +57,7 @@ def read_messages(path: Path, findings: Findings) -> Messages | None:
     """
     table = _read(path, MESSAGE_COLUMNS, MESSAGE_COLUMNS, _TIME)
     if table is None:
-        table = _read(path, MESSAGE_COLUMNS, MESSAGE_COLUMNS, _FINE_TIME)
+        table = _rounded(_read(path, MESSAGE_COLUMNS, MESSAGE_COLUMNS, _FINE_TIME))
         if table is None:
             _explain(path, [_SECONDS, *[_WHOLE] * 5], findings)
             return None
@@ -66,8 +66,6 @@ def read_messages(path: Path, findings: Findings) -> Messages | None:
             "times have more than nine decimals",
             "nothing to do: they are rounded to nanoseconds",
         )
-        rounded = pc.round(table.column("time"), ndigits=9).cast(_TIME)
-        table = table.set_column(0, "time", rounded)
     time = [unscaled(chunk) for chunk in table.column("time").chunks]
     whole = [table.column(name).to_numpy() for name in MESSAGE_COLUMNS[1:]]
     return Messages(np.concatenate(time), *whole)
@@ -136,6 +134,16 @@ def _read(
             ),
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError):
+        return None
+
+
+def _rounded(table: pa.Table | None) -> pa.Table | None:
+    """Round times to nanoseconds; None where they are beyond what these can hold."""
+    if table is None:
+        return None
+    try:
+        return table.set_column(0, "time", pc.round(table["time"], ndigits=9).cast(_TIME))
+    except pa.ArrowInvalid:
         return None
 
 

@@ -22,7 +22,7 @@ def test_good_files_are_read(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(
-    max_examples=40, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(seed=st.integers(0, 2**32 - 1))
 def test_damaged_files(kind: str, tmp_path: Path, seed: int) -> None:
@@ -31,7 +31,7 @@ def test_damaged_files(kind: str, tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(
-    max_examples=40, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(content=st.binary(max_size=300))
 def test_any_bytes(kind: str, tmp_path: Path, content: bytes) -> None:

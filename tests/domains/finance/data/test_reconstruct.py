@@ -83,11 +83,10 @@ def alive(messages: Messages) -> tuple[np.ndarray, np.ndarray]:
 def test_levels_called_known_are_right_where_the_messages_cover_few() -> None:
     """With the messages of the first four levels alone, what is called known is."""
     messages, books = order_flow(2000, seed=7, levels=4, crosses=False)
-    wide = order_flow(2000, seed=7, levels=4, crosses=False)[1]
     seen = changed(books, messages)[100:]
     some = messages.rows(seen)
     found = reconstruct(some, book_row(books[seen[0]]), 4, covered=4)
-    truth = wide[seen][found.rows]
+    truth = books[seen][found.rows]
     counts = []
     for side, known in ((0, found.known_asks), (2, found.known_bids)):
         certain = np.arange(4) < known[:, None]
