@@ -98,3 +98,29 @@ def test_refusals_say_what_and_why():
         scan_attention(torch.randn(2, 8), k, k[:, :1])
     with pytest.raises(UnsupportedError, match="scan has parameters"):
         attention(k, k, k, "scan")
+
+
+def test_a_half_life_halves_what_is_that_far_back():
+    torch.manual_seed(0)
+    query, k, v = torch.randn(2, 8), torch.randn(3, 2, 40, 8), torch.randn(3, 2, 40, 8)
+    out = scan_attention(query, k, v, half_life=5.0)
+    scores = (k @ (query / 8**0.5)[..., None]).squeeze(-1)
+    age = torch.arange(40.0)[:, None] - torch.arange(40.0)
+    weights = (scores.exp()[:, :, None] * 0.5 ** (age / 5)).tril()
+    expected = weights @ v / weights.sum(-1, keepdim=True)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_stream_with_a_half_life_is_the_whole_and_its_state_does_not_drift():
+    torch.manual_seed(0)
+    module = ScanAttention(2, 8, half_life=3.0)
+    k, v = torch.randn(1, 2, 60, 8), torch.randn(1, 2, 60, 8)
+    whole, state = module(k, v), module.init_state(1)
+    pieces = []
+    for piece in (slice(0, 1), slice(1, 20), slice(20, 21), slice(21, 60)):
+        out, state = module.prefill(k[:, :, piece], v[:, :, piece], state)
+        pieces.append(out)
+    torch.testing.assert_close(torch.cat(pieces, 2), whole)
+    assert state.m.abs().max() < 10
+    with pytest.raises(ValueError, match=r"half_life got 0\.0, expected more than 0"):
+        ScanAttention(2, 8, half_life=0.0)

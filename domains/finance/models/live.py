@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,8 @@ class _Scan:
     """
 
     def __init__(self, attention: MultiHeadAttention) -> None:
-        mechanism, heads, width = attention.mechanism, attention.num_heads, attention.head_dim
+        mechanism: Any = attention.mechanism
+        heads, width = attention.num_heads, attention.head_dim
         query = mechanism.query / math.sqrt(width)
         k_weight, v_weight = attention.project_in.weight.chunk(2)
         k_bias, v_bias = attention.project_in.bias.chunk(2)
@@ -155,7 +156,8 @@ class _Window:
 
     def __init__(self, attention: MultiHeadAttention) -> None:
         self.project, self.heads = _Affine(attention.project_in), attention.num_heads
-        size, width = attention.mechanism.options["left"] + 1, attention.head_dim
+        mechanism: Any = attention.mechanism
+        size, width = mechanism.options["left"] + 1, attention.head_dim
         self.keys = self.project.weight.new_zeros(self.heads, size, width)
         self.values = torch.zeros_like(self.keys)
         self.scale, self.size, self.count = 1 / math.sqrt(width), size, 0

@@ -75,7 +75,7 @@ class StreamingLOB(nn.Module):
         check_sizes("StreamingLOB", lookback=lookback, features=features, classes=classes)
         if recent < 1:
             raise ValueError(f"StreamingLOB: recent got {recent}, expected at least 1")
-        own = {
+        own: dict[str, dict[str, Any]] = {
             "scan": {"half_life": max(1.0, lookback / 8)},
             "window": {"left": max(1, (lookback - recent) // layers)},
         }

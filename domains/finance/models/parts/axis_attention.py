@@ -20,8 +20,10 @@ class TwiceProjectedAttention(MultiHeadAttention):
 
     Nothing nonlinear lies between two maps in a row, so each pair is applied as one map whose
     weight is their product; forming it costs little beside applying it to every token. With one
-    head, whose mechanism mixes values linearly, the maps after it join those of the values too.
-    Parameters and results are those of the maps one after another.
+    head, whose mechanism mixes values linearly, the maps after it join those of the values too, and
+    with softmax those of the keys join those of the queries: (A x + a) · (B y + b) differs from
+    Bᵀ(A x + a) · y by what all keys share, which softmax does not see. Parameters and results are
+    those of the maps one after another.
 
     Arguments are those of `MultiHeadAttention`; it attends within one sequence only.
     """
@@ -50,10 +52,17 @@ class TwiceProjectedAttention(MultiHeadAttention):
             out = self.after.weight @ self.project_out.weight
             weight = torch.cat([weight[:-1], out @ weight[-1:]])
             bias = torch.cat([bias[:-1], out @ bias[-1:]])
-        heads = self._heads(linear(x, weight.view(rows, width), bias.view(rows)))
-        q, k, v = heads.split_with_sizes(
-            (heads.shape[1] - 2 * self.num_heads, self.num_heads, self.num_heads), dim=1
-        )
+        joined = self.num_heads == 1 and self.spec.name == "softmax"
+        if joined:
+            to_keys = weight[1].T
+            weight = torch.stack([to_keys @ weight[0], weight[2]])
+            bias = torch.stack([to_keys @ bias[0], bias[2]])
+        heads = self._heads(linear(x, weight.flatten(0, 1), bias.flatten()))
+        if joined:
+            q, v = heads.chunk(2, dim=1)
+            return q, self._heads(x), v
+        count = self.num_heads
+        q, k, v = heads.split_with_sizes((heads.shape[1] - 2 * count, count, count), dim=1)
         return (q if self.query_width else None), k, v
 
     def _join(self, out: Tensor) -> Tensor:
