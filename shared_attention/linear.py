@@ -30,8 +30,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: `[out, in]`.
         bias: `[out]` or None.
     """
-    images = _images(x)
-    if not images or not _convolves(x, weight):
+    images = _images(x) if _convolves(x, weight) else 0
+    if not images:
         return functional.linear(x, weight, bias)
     image = x.reshape(images, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     out = functional.conv2d(image, weight[:, :, None, None], bias)

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from domains.finance.data.findings import Findings
 from domains.finance.data.cells import MISSING, nanoseconds, parse, to_float
+from domains.finance.data.findings import Findings
 from shared_runtime.errors import DataError
 
 PARQUET = (".parquet", ".pq")

@@ -15,8 +15,9 @@ _TLOB = {
     "optimizer": "adam",
     "schedule": "constant",
     "patience": 1,
+    "average": 0.999,
 }
-"""Berti and Kasneci 2025, less the moving average of weights; they halve the rate on a stall."""
+"""Berti and Kasneci 2025, who also halve the rate when validation stalls."""
 
 
 def _model(
