@@ -126,12 +126,13 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     try:
         if path.suffix.lower() in PARQUET:
             data, first = parquet.read_table(path), 1
+            data.validate(full=True)
         else:
             data, first = _read_csv(path), 2
+        names = list(data.column_names)
     except (pa.ArrowException, OSError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a readable table ({text}); correct the file") from error
-    names = list(data.column_names)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} appears twice; rename one")

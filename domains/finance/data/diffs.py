@@ -97,15 +97,15 @@ def read_diffs(
     if findings.failed:
         return [], findings.problems()
     edges = set(begins) | set(np.flatnonzero(~quoted)) | {0, len(rows)}
-    gaps = time_gaps(time[rows]) if "sequence" not in table else np.zeros(0, dtype=np.int64)
-    tell_gaps(gaps, time[rows], numbers[rows[gaps]], findings)
+    gaps = time_gaps(time) if "sequence" not in table else np.zeros(0, dtype=np.int64)
+    tell_gaps(gaps, time, numbers[gaps], findings)
     findings.rows(
         "warning",
         numbers[rows[~quoted]],
         "a side of the book is empty",
         "nothing to do: the row is left out",
     )
-    cuts = sorted(edges | set(gaps.tolist()))
+    cuts = sorted(edges | set(np.searchsorted(rows, gaps).tolist()))
     series = BookSeries(
         instrument=table.path.stem,
         day="",

@@ -52,6 +52,9 @@ def reconstruct(
     crosses and halts leave the book as it is. Orders that were never submitted are inferred from
     the messages that name them (`starting_book.infer_orders`).
 
+    What is inferred uses later messages, as nothing else can tell it: beyond `known_asks` and
+    `known_bids` a row is what was probably there, in hindsight.
+
     Args:
         messages: N of them, in order.
         start: The book before or just after the first message.

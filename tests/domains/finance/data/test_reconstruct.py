@@ -267,7 +267,11 @@ def test_the_careful_form_differs_from_it_only_where_nothing_is_known(
 def test_the_careful_form_is_the_first_level_that_lobster_wrote(
     rebuilt: dict[str, Reconstruction], hour: tuple[Messages, np.ndarray], heed_data: Path
 ) -> None:
-    """All rows of the hour in the full day's level-1 file, which the replay never saw."""
+    """All rows of the hour in the full day's level-1 file.
+
+    The replay does not read it, but the rule for orders that no message names was found by
+    looking at where the plain form leaves it, so this is no test of the rule on unseen data.
+    """
     messages, _ = hour
     path = heed_data / "finance" / "lobster_aapl_1h" / (
         "AAPL_2012-06-21_34200000_57600000_orderbook_1.csv"

@@ -256,6 +256,14 @@ def test_copies_and_gaps_of_diffs_are_told(tmp_path: Path) -> None:
     }
 
 
+def test_updates_that_change_nothing_shown_are_no_gap(tmp_path: Path) -> None:
+    quiet = pd.DataFrame({"timestamp": START + 10 + 30 * np.arange(9), "side": "ask"})
+    quiet["price"], quiet["size"] = 900.0, np.arange(9) + 1.0
+    late = pd.DataFrame([(START + 300, "ask", 101.0, 5.0)], columns=diffs().columns)
+    (one,), problems = read(pd.concat([diffs(), quiet, late]), tmp_path)
+    assert not problems and len(one) == 5
+
+
 def test_diffs_equal_snapshots_of_the_same_book(tmp_path: Path) -> None:
     """A random stream of changes, against a dictionary that is sorted at every update."""
     rng = np.random.default_rng(3)
