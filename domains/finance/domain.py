@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from domains.finance.tasks import TrendTask, class_weights
 from domains.finance.training_config import FinanceTraining
 from shared_runtime.domain import Evaluation, Figure, LoadedModel, ModelSpec, Prepared, Problem
 from shared_runtime.errors import DataError
+from shared_runtime.options import model_arguments
 from shared_runtime.training import Task
 from shared_runtime.training_config import TrainingConfig
 
@@ -84,7 +86,12 @@ def prepare(
     Raises:
         DataError: the data cannot be used.
     """
-    return preparation.prepare(data, preprocessing)
+    prepared = preparation.prepare(data, preprocessing)
+    if "book_columns" not in model_arguments(spec):
+        return prepared
+    columns = 0 if data.features == "relative" else 4 * data.levels
+    arguments = {**prepared.model_arguments, "book_columns": columns}
+    return dataclasses.replace(prepared, model_arguments=arguments)
 
 
 def make_task(model: nn.Module, prepared: Prepared, training: TrainingConfig) -> Task:

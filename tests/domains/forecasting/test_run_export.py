@@ -17,8 +17,6 @@ from tests.domains.forecasting.small_runs import CLASSIFIERS, DOMAIN, FORECASTER
 REFUSED = {
     ("Informer", "torch"),  # specialised to one batch size
     ("Informer", "onnx"),
-    ("AarenForecaster", "onnx"),  # its scan has no ONNX counterpart
-    ("AarenClassifier", "onnx"),
 }
 
 
