@@ -9,16 +9,16 @@ from typing import Any
 
 import pandas as pd
 import torch
-from domains.finance.data.reading import items, read_books
-from domains.finance.data.samples import LOBSTER, write_samples
-from domains.finance.models.registry import MODELS
 from torch import Tensor, nn
 
 from domains.finance import evaluation, explanation, prediction, preparation
 from domains.finance.data.config import DataConfig
+from domains.finance.data.reading import items, read_books
+from domains.finance.data.samples import LOBSTER, write_samples
 from domains.finance.data.sampling import sample
 from domains.finance.data.splits import split
 from domains.finance.data.windows import make_windows
+from domains.finance.models.registry import MODELS
 from domains.finance.tasks import TrendTask, class_weights
 from domains.finance.training_config import FinanceTraining
 from shared_runtime.domain import Evaluation, Figure, LoadedModel, ModelSpec, Prepared, Problem
