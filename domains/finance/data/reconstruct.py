@@ -10,7 +10,7 @@ import numpy as np
 from domains.finance.data.book import EventType
 from domains.finance.data.lobster_csv import Messages
 from domains.finance.data.replay import Side, Vanished, replay
-from domains.finance.data.starting_book import Inferred, StartingBook, infer_orders
+from domains.finance.data.starting_book import Inferred, StartingBook, before_first, infer_orders
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,11 @@ def reconstruct(
         and halt.
     """
     careful = form == "careful"
+    start = before_first(start, messages)
     inferred = infer_orders(messages, start, by_id=careful)
     ask = Side(levels, covered, start.worst_ask)
     bid = Side(levels, covered, -start.worst_bid)
-    orders = _open(start, inferred, messages, ask, bid)
+    orders = _open(start, inferred, ask, bid)
     wider = covered is not None and covered > levels
     unnamed = never_taken(messages) if careful and wider else {}
     found = replay(_with_late(messages, inferred), orders, ask, bid, unnamed if careful else None)
@@ -102,9 +103,7 @@ def never_taken(messages: Messages) -> dict[int, int]:
     return dict(zip(ids[kept].tolist(), left[kept].tolist(), strict=True))
 
 
-def _open(
-    start: StartingBook, inferred: Inferred, messages: Messages, ask: Side, bid: Side
-) -> dict[int, int]:
+def _open(start: StartingBook, inferred: Inferred, ask: Side, bid: Side) -> dict[int, int]:
     """Fill both sides with the book before the first message; return its orders' sizes."""
     sides = {-1: ask, 1: bid}
     columns = (start.price, start.size, start.side, start.order_id)
@@ -121,10 +120,6 @@ def _open(
         orders[order] = size
         if not shown:
             sides[side].change(-side * price, size)
-    if start.after_first and len(messages) and messages.type[0] <= EventType.EXECUTE:
-        side, size = int(messages.direction[0]), int(messages.size[0])
-        amount = -size if messages.type[0] == EventType.SUBMIT else size
-        sides[side].change(-side * int(messages.price[0]), amount)
     for one in (ask, bid):
         one.show()
     return orders

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +128,34 @@ def _first_row(path: Path, line: str) -> np.ndarray:
     if not len(row) or len(row) % 4:
         raise DataError(f"{path}: row 1: not four numbers for each level; give an order book file")
     return row
+
+
+def before_first(start: StartingBook, messages: Messages) -> StartingBook:
+    """Return the book before the first message, where `start` is the one after it."""
+    if not start.after_first:
+        return start
+    if not len(messages) or messages.type[0] > EventType.EXECUTE:
+        return replace(start, after_first=False)
+    price, side = int(messages.price[0]), int(messages.direction[0])
+    given = -1 if messages.type[0] == EventType.SUBMIT else 1
+    level = (start.price == price) & (start.side == side) & (start.order_id == 0)
+    if not level.any():
+        columns = (start.price, start.size, start.side, start.order_id)
+        added = zip(columns, (price, 0, side, 0), strict=True)
+        prices, sizes, sides, ids = (np.append(column, value) for column, value in added)
+        start = replace(start, price=prices, size=sizes, side=sides, order_id=ids)
+        level = np.append(level, True)
+    size = start.size + np.where(level, given * messages.size[0], 0)
+    kept = size > 0
+    return StartingBook(
+        start.price[kept],
+        size[kept],
+        start.side[kept],
+        start.order_id[kept],
+        False,
+        start.worst_ask,
+        start.worst_bid,
+    )
 
 
 def infer_orders(messages: Messages, start: StartingBook, by_id: bool = True) -> Inferred:

@@ -282,3 +282,15 @@ def test_the_careful_form_is_the_first_level_that_lobster_wrote(
     shown = best[changed(best, messages.rows(found.rows))]
     assert len(shown) == 25_641
     assert (shown == day[: len(shown)]).all()
+
+
+@pytest.mark.parametrize("kind", ["submit", "cancel", "delete", "execute"])
+def test_a_start_after_any_kind_of_first_message(kind: str) -> None:
+    """What the first message took is not part of the level that is left behind."""
+    numbers = {"submit": 1, "cancel": 2, "delete": 3, "execute": 4}
+    messages, book = order_flow(600, seed=5, levels=10, crosses=False)
+    for first in np.flatnonzero(messages.type == numbers[kind])[3:8]:
+        rest = messages.rows(slice(int(first), None))
+        found = reconstruct(rest, book_row(book[first]), levels=3)
+        np.testing.assert_array_equal(found.book, book[first:][found.rows][:, :12])
+        assert not len(found.overdrawn) and not found.vanished
