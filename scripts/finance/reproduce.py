@@ -45,7 +45,11 @@ def experiments(group: str) -> Iterator[dict[str, Any]]:
             "name": variant["label"],
             "seed": seed,
             "model": variant["model"],
-            "set": [*described.get("set", []), *variant.get("set", [])],
+            "set": [
+                *described["set"],
+                *described.get("more", []),
+                *variant.get("set", []),
+            ],
         }
 
 
