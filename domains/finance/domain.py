@@ -40,11 +40,18 @@ DEMO: Mapping[str, Any] = {
     "set": [
         "data.lookback=16",
         "data.horizon=20",
-        "data.train_stride=4",
+        "data.train_stride=2",
         "model.d_model=16",
-        "model.layers=2",
-        "training.epochs=2",
-        "training.batch_size=128",
+        "model.layers=1",
+        "model.dropout=0.2",
+        "model.latest_bins=16",
+        "training.epochs=4",
+        "training.patience=1",
+        "training.batch_size=64",
+        "training.learning_rate=0.0005",
+        "training.optimizer=adamw",
+        "training.schedule=cosine",
+        "training.average=0.95",
     ],
 }
 

@@ -36,7 +36,8 @@ def classification_metrics(
 
     `macro_f1`, `weighted_f1`, `mcc`, `accuracy`, `balanced_accuracy`, `log_loss`, `brier` (sum
     over the classes, 0 to 2), `ece` (of the predicted class, 15 bins of equal width), and
-    `precision_`, `recall_` and `f1_` of `up`, `stationary` and `down`.
+    `precision_`, `recall_` and `f1_` of `up`, `stationary` and `down`. Resampling raises the
+    calibration error, whose bins it makes noisier, so `ece` has no interval.
 
     Args:
         probability: `[n, 3]`, in time order.
@@ -55,7 +56,8 @@ def classification_metrics(
     means = None
     if resamples and len(label) >= 2 * block:
         means = resampled_means(sums, series, block=block, seed=seed, resamples=resamples)
-    return {name: interval(score, sums, means) for name, score in SCORES.items()}
+    found = {name: interval(score, sums, means) for name, score in SCORES.items()}
+    return found | {"ece": Interval(found["ece"].value)}
 
 
 def item_sums(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
