@@ -147,7 +147,7 @@ class AggregatedAttention(nn.Module):
         sides = torch.tensor([max(1, (self.pretrained or n) - 1) for n in grid])
         relative = plan.relative / sides.to(plan.relative) * 8
         spaced = relative.sign() * torch.log2(relative.abs() + 1) / 3
-        hidden = F.relu(self.position_in(spaced.to(self.position_in.weight.dtype)))
+        hidden = self.position_in(spaced.to(self.position_in.weight.dtype)).relu_()
         table = self.position_out(hidden).T.contiguous()
         return table.index_select(1, plan.far_offset.flatten()).unflatten(1, plan.far_offset.shape)
 

@@ -1,4 +1,4 @@
-"""One softmax over a pixel's neighbours and over keys that all pixels share, some samples at a time.
+"""One softmax over a pixel's neighbours and keys that all pixels share, some samples at a time.
 
 Neighbours are read as blocks of pixels with the ring around them, one matrix product each; what
 belongs to a pixel lies on diagonals of that product, which a strided view reads and writes.
@@ -110,7 +110,7 @@ class _NearAndFar(torch.autograd.Function):
     @staticmethod
     @first_gradient
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        q, kv, *rest = ctx.saved_tensors
+        q, _, *rest = ctx.saved_tensors
         parts, kept = Parts(*rest[: len(Parts._fields)]), rest[len(Parts._fields) :]
         d_q, d_kv, d_parts = _Room(q, parts, ctx.cut).backward(d_out.reshape(q.shape), kept)
         return d_q, d_kv, None, *d_parts
@@ -288,22 +288,22 @@ class _Room:
         shape = (count, heads, self.rows, self.columns, self.side, self.side, -1)
         rings = rings[:, : count * heads * self.rows * self.columns].view(2, *shape)
         rings = rings.permute(1, 3, 5, 4, 6, 0, 2, 7)
-        into.zero_()
         cells = into.unflatten(2, (-1, size)).unflatten(1, (-1, size))
+        cells[:, :-1, :, :-1].copy_(rings[:, :, :size, :, :size])
+        cells[:, -1].zero_()
+        cells[:, :-1, :, -1].zero_()
         over = self.side - size
-        for down in (0, 1):
-            rows, high = (slice(size), size) if not down else (slice(size, None), over)
-            for right in (0, 1):
-                columns, wide = (slice(size), size) if not right else (slice(size, None), over)
-                below = cells[:, down : down + self.rows, :high]
-                target = below[:, :, :, right : right + self.columns, :wide]
-                target.add_(rings[:, :, rows, :, columns])
+        if over:
+            cells[:, :-1, :, 1:, :over].add_(rings[:, :, :size, :, size:])
+            cells[:, 1:, :over, :-1].add_(rings[:, :, size:, :, :size])
+            cells[:, 1:, :over, 1:, :over].add_(rings[:, :, size:, :, size:])
 
     def _window(self, x: Tensor) -> Tensor:
         """View the neighbours' part of `[b * H, N, m + ...]` as `[b * H * M, s, s, w, w]`."""
-        size, window = self.cut.size, self.cut.window
-        x = x[..., : self.near].unflatten(1, (-1, size, size)).unflatten(-1, (window, window))
-        return x.flatten(0, 1)
+        size, window, keys = self.cut.size, self.cut.window, x.shape[2]
+        strides = (size**2 * keys, size * keys, keys, window, 1)
+        count = x.shape[0] * x.shape[1] // size**2
+        return x.as_strided((count, size, size, window, window), strides)
 
     def _diagonals(self, x: Tensor) -> Tensor:
         """View the neighbours among `[b * H * M, n, side²]` as `[b * H * M, s, s, w, w]`."""
