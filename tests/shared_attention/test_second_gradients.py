@@ -16,9 +16,10 @@ from shared_attention.mechanisms.auto_correlation import _Shifts
 from shared_attention.mechanisms.channel import _Gram
 from shared_attention.primitives import attend_blocks, block_sparse, edge_products, local_blocks
 from shared_attention.primitives.attend import softmax
-from shared_attention.primitives.attend_groups import Groups, attend_groups
+from shared_attention.primitives.attend_groups import attend_groups
 from shared_attention.primitives.biased_attention import biased_attention
 from shared_attention.primitives.depthwise import depthwise_conv
+from shared_attention.primitives.group_pieces import Groups
 from shared_attention.primitives.long_conv import causal_conv
 from shared_attention.primitives.permutation import put_back, take
 from shared_attention.primitives.rows import rearrange_rows
