@@ -61,19 +61,18 @@ def _attend(
     gain: Tensor | None,
     kept: list[Tensor] | None,
 ) -> Tensor:
-    """Attend, and add the weights of each block and what they found to `kept`."""
+    """Attend, and add the weights of each block to `kept`."""
     out = v.new_zeros(len(q), v.shape[1])
     tiles, mixed = Buffer(q), Buffer(q)
-    memory, room = (Buffer(q), mixed) if kept is None else (q.new_empty, q.new_empty)
+    memory = Buffer(q) if kept is None else q.new_empty
     for piece in pieces(k, v, groups, gain):
         for block in piece.blocks(q, groups, tiles):
             weights = _weights(piece, block, groups, memory)
             shape = (*block.q.shape[:2], v.shape[1])
-            found = torch.bmm(weights, block.v, out=room(*shape))
             if kept is not None:
-                kept += [weights, found]
-            gained = torch.mul(found, block.gain, out=mixed(*shape))
-            out.index_add_(0, block.rows, gained.flatten(0, 1))
+                kept.append(weights)
+            found = torch.bmm(weights, block.v, out=mixed(*shape))
+            out.index_add_(0, block.rows, found.mul_(block.gain).flatten(0, 1))
     return out
 
 
@@ -101,10 +100,10 @@ class _Attend(torch.autograd.Function):
             for block in piece.blocks(q, ctx.groups, tiles):
                 d_o = read(d_out, block.rows, outer(*block.q.shape[:2], v.shape[1]))
                 d_o.mul_(block.gain)
-                weights, found = next(every), next(every)
-                inner = torch.mul(d_o, found, out=near(*found.shape)).sum(-1, keepdim=True)
+                weights = next(every)
                 d_scores = torch.bmm(d_o, block.v.mT, out=grades(*weights.shape))
-                d_scores.sub_(inner).mul_(weights)
+                d_scores.mul_(weights)
+                d_scores.addcmul_(weights, d_scores.sum(-1, keepdim=True), value=-1)
                 for total, left, right in ((sums[0], d_scores, block.q), (sums[1], weights, d_o)):
                     shape = (left.shape[0], left.shape[2], right.shape[2])
                     total[:, block.span] += torch.bmm(left.mT, right, out=near(*shape))
