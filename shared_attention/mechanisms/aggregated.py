@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attention.linear import Linear
-from shared_attention.primitives.grid_blocks import around_blocks, blocks, join_blocks
+from shared_attention.primitives.grid_blocks import around_blocks, blocks
+from shared_attention.primitives.near_and_far import Cut, Parts, near_and_far
 from shared_attention.references.aggregated import reference_aggregated
 from shared_attention.spec import Capabilities, MechanismSpec, Option
 
@@ -103,28 +104,23 @@ class AggregatedAttention(nn.Module):
         grid = (x.shape[1], x.shape[2])
         pooled = self._pool(x)
         plan = plan_of(grid, (pooled.shape[1], pooled.shape[2]), self.window, x.device)
-        size = plan.block
         wide = torch.promote_types(x.dtype, torch.float32)
-        q = F.normalize(self._heads(self.q(x).to(wide)), dim=-1)
-        k, v = self._heads(self.kv(x).to(wide)).chunk(2, dim=-2)
-        near = torch.cat([F.normalize(k, dim=-1), v], -2).flatten(-2)
-        near = self._heads(around_blocks(near, size, self.window // 2)).permute(0, 3, 1, 2, 4)
-        q = self._heads(blocks(q.flatten(-2), size)).permute(0, 3, 1, 2, 4)
-        (k, v), (far_k, far_v) = near.chunk(2, 1), self._far(pooled)
-
-        scaled = (q + self.query_embedding[:, None]) * F.softplus(self.temperature)[:, None]
-        scaled = scaled * plan.log_count.to(wide)[..., None]
-        scores = scaled @ k.mT + self._local_bias(plan)
-        far_scores = scaled.flatten(2, 3) @ far_k.mT + self._far_bias(plan, grid)
-        far_scores = far_scores.unflatten(2, q.shape[2:4])
-        weights = torch.cat([scores, far_scores], -1).softmax(-1)
-        local, far = weights.split([k.shape[-2], far_k.shape[-2]], -1)
-        fixed = q @ self.tokens[:, None].to(wide) + self.token_bias[:, None]
-        offsets = plan.offset.expand(*fixed.shape[:3], *plan.offset.shape)
-        local = local + fixed.gather(-1, offsets).masked_fill(~plan.in_window, 0)
-        out = local @ v + (far.flatten(2, 3) @ far_v).unflatten(2, q.shape[2:4])
-        out = out.permute(0, 2, 3, 1, 4).flatten(3)
-        return self.proj(join_blocks(out, size, grid).to(x.dtype))
+        q, kv = self._heads(self.q(x).to(wide)), self._heads(self.kv(x).to(wide))
+        gain, embedding = F.softplus(self.temperature.to(wide)), self.query_embedding.to(wide)
+        far_k, far_v = self._far(pooled)
+        tokens = self.tokens.to(wide)
+        shared = [tokens.expand(len(x), -1, -1, -1), (far_k * gain).mT]
+        parts = Parts(
+            gain.flatten(1),
+            embedding,
+            torch.cat(shared, -1),
+            far_v,
+            torch.cat([self._local_bias(plan), self._far_bias(plan, grid)], -1).to(wide),
+            self.token_bias.to(wide) - embedding @ tokens,
+        )
+        kv = kv.unflatten(3, (2, self.num_heads))
+        cut = plan.cut._replace(log_count=plan.cut.log_count.to(wide))
+        return self.proj(near_and_far(q, kv, parts, cut).to(x.dtype))
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.channels // self.num_heads))
@@ -143,16 +139,15 @@ class AggregatedAttention(nn.Module):
         return F.normalize(k, dim=-1), v
 
     def _local_bias(self, plan: Plan) -> Tensor:
-        """Bias of the positions around each block, -inf where not seen; `[heads, M, n, m]`."""
-        bias = self.local_bias[:, plan.offset][:, None]
-        return bias.masked_fill(~(plan.in_window & plan.in_grid[:, None]), -math.inf)
+        """Bias of the neighbours, -inf outside the grid; `[heads, M * n, window²]`."""
+        return self.local_bias[:, None].masked_fill(~plan.in_grid, -math.inf)
 
     def _far_bias(self, plan: Plan, grid: tuple[int, int]) -> Tensor:
         """Bias of the pooled keys for the queries in block order, `[heads, M * n, P]`."""
         sides = torch.tensor([max(1, (self.pretrained or n) - 1) for n in grid])
         relative = plan.relative / sides.to(plan.relative) * 8
         spaced = relative.sign() * torch.log2(relative.abs() + 1) / 3
-        hidden = F.relu(self.position_in(spaced.to(self.position_in.weight.dtype)))
+        hidden = self.position_in(spaced.to(self.position_in.weight.dtype)).relu_()
         table = self.position_out(hidden).T.contiguous()
         return table.index_select(1, plan.far_offset.flatten()).unflatten(1, plan.far_offset.shape)
 
@@ -169,17 +164,11 @@ class AggregatedAttention(nn.Module):
 
 
 class Plan(NamedTuple):
-    """What depends on the grid only. M blocks of n queries, m positions around each."""
+    """What depends on the grid only. M blocks of n queries."""
 
-    block: int
-    offset: Tensor
-    """Number of the window offset between query and position, int64 `[n, m]`."""
-    in_window: Tensor
-    """bool `[n, m]`."""
+    cut: Cut
     in_grid: Tensor
-    """bool `[M, m]`."""
-    log_count: Tensor
-    """Logarithm of the number of keys of each query, `[M, n]`."""
+    """Which neighbours there are, bool `[M * n, window²]`."""
     relative: Tensor
     """Distinct offsets of queries from pooled keys, in pixels, `[U, 2]`."""
     far_offset: Tensor
@@ -195,25 +184,33 @@ def plan_of(
 
 
 def _plan(grid: tuple[int, int], cells: tuple[int, int], window: int, device: torch.device) -> Plan:
-    reach = window // 2
-    size = max(4, 2 * reach)
-    inner, outer = torch.arange(size), torch.arange(size + 2 * reach)
-    step = outer - inner[:, None]
-    inside = (step >= 0) & (step < window)
-    step = step.clamp(0, window - 1)
-    offset = step[:, None, :, None] * window + step[None, :, None, :]
-    in_window = inside[:, None, :, None] & inside[None, :, None, :]
-    offset, in_window = (t.flatten(2, 3).flatten(0, 1) for t in (offset, in_window))
-    in_grid = around_blocks(torch.ones(1, *grid, 1), size, reach)[0, :, :, 0] > 0
-    seen = (in_window & in_grid[:, None]).sum(-1)
-    log_count = torch.log(seen + float(math.prod(cells)))
+    size = _block(grid, window)
+    inner, step = torch.arange(size), torch.arange(window)
+    along = inner[:, None] + step
+    side = size + window - 1
+    place = along[:, None, :, None] * side + along[None, :, None, :]
+    place = place.flatten(2, 3).flatten(0, 1)
+    around = around_blocks(torch.ones(1, *grid, 1), size, window // 2)[0, :, :, 0] > 0
+    in_grid = around[:, place].flatten(0, 1)
+    log_count = torch.log(in_grid.sum(-1, keepdim=True) + float(math.prod(cells)))
     axes = [_offsets(*axis) for axis in zip(grid, cells, strict=True)]
     (rows, row_of), (columns, column_of) = axes
     relative = torch.cartesian_prod(rows, columns).reshape(-1, 2)
     far = row_of[:, None, :, None] * len(columns) + column_of[None, :, None, :]
     far = blocks(far.flatten(2)[None], size).flatten(0, 2)
-    parts = (offset, in_window, in_grid, log_count, relative, far)
-    return Plan(size, *(part.to(device) for part in parts))
+    place, log_count, in_grid, relative, far = (
+        part.to(device) for part in (place, log_count, in_grid, relative, far)
+    )
+    return Plan(Cut(grid, size, window, place, log_count), in_grid, relative, far)
+
+
+def _block(grid: tuple[int, int], window: int) -> int:
+    """Side of blocks that cover the grid with least to spare."""
+    least = max(4, window - 1)
+    return min(
+        range(least, max(least, 8) + 1),
+        key=lambda size: math.prod(-(-n // size) * size for n in grid),
+    )
 
 
 _remembered = functools.lru_cache(maxsize=32)(_plan)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from shared_attention.errors import UnsupportedError, unsupported
 from shared_attention.masks import Mask, new_positions
 from shared_attention.mechanisms.routing_state import Members, advance
-from shared_attention.primitives.attend_groups import Groups, attend_groups, can_group
+from shared_attention.primitives.attend_groups import attend_groups, can_group
+from shared_attention.primitives.group_pieces import Groups
 from shared_attention.primitives.local_blocks import local_blocks
 from shared_attention.primitives.rows import Layout, rearrange_rows
 from shared_attention.primitives.topk import gather, select

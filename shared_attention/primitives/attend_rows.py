@@ -88,12 +88,17 @@ class _Where(NamedTuple):
     position: Tensor
     """`[N, M, rows]`."""
 
-    def rows(self, x: Tensor, part: slice) -> Tensor:
-        """Read the rows `[N, M, rows, S]` of `[B or 1, H or 1, L or 1, S]`."""
+    def number(self, x: Tensor, part: slice) -> Tensor:
+        """Number the rows among all of `[B or 1, H or 1, L or 1, S]`, int64 `[N, M, rows]`."""
         index = torch.zeros_like(self.position[..., part])
         origin = (self.sample, self.head, self.position[..., part])
         for size, at in zip(x.shape[:3], origin, strict=True):
             index = index * size + (at if size > 1 else 0)
+        return index
+
+    def rows(self, x: Tensor, part: slice) -> Tensor:
+        """Read the rows `[N, M, rows, S]` of `[B or 1, H or 1, L or 1, S]`."""
+        index = self.number(x, part)
         return x.reshape(-1, x.shape[-1]).index_select(0, index.flatten()).view(*index.shape, -1)
 
 
@@ -141,10 +146,15 @@ def _attend(
     outs = []
     for i, end in enumerate(ends):
         part = slice(i * step, (i + 1) * step)
+        own = q[:, :, part], k[:, :, :end], v[:, :, :end]
         allowed = None if dense is None else where.rows(dense[..., :end], part)
+        rows = None
         if bias is not None:
-            full = bias[(None,) * (4 - bias.dim())].expand(-1, -1, -1, count)
-            added = where.rows(full[..., :end], part).to(q.dtype)
-            allowed = added if allowed is None else added.masked_fill(~allowed, -math.inf)
-        outs.append(fused_attention(q[:, :, part], k[:, :, :end], v[:, :, :end], mask=allowed))
+            full = bias[(None,) * (4 - bias.dim())].expand(-1, -1, -1, count)[..., :end]
+            if allowed is None:
+                allowed, rows = full.flatten(0, 2).to(q.dtype), where.number(full, part)
+            else:
+                added = where.rows(full, part).to(q.dtype)
+                allowed = added.masked_fill(~allowed, -math.inf)
+        outs.append(fused_attention(*own, mask=allowed, rows=rows))
     return torch.cat(outs, dim=2)

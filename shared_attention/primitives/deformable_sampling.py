@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from shared_attention.primitives.weighted_bags import weighted_bags
 
 Shapes = Sequence[tuple[int, int]]
 """Height and width of each level of a feature pyramid."""
+READ_AT_ONCE = 2**16
+"""Readings whose places are in memory at a time for each core, without gradients."""
 
 
 def deformable_sample(
@@ -39,55 +43,91 @@ def deformable_sample(
     Returns:
         `[B, Q, H * d]`.
     """
-    batch, total, heads, width = value.shape
-    queries = locations.shape[1]
-    rows, shares, start = [], [], 0
-    for level, (high, wide) in enumerate(shapes):
-        at, share = _corners(locations[:, :, :, level], (wide, high))
-        at = at + start
-        if depth is not None:
-            share = share * _depth_at(depth, at, locations[:, :, :, level, :, 2])
-        rows.append(at)
-        shares.append(share * weights[:, :, :, level, :, None])
-        start += high * wide
-    sample = torch.arange(batch, device=value.device)[:, None, None, None]
-    head = torch.arange(heads, device=value.device)[:, None]
-    index = torch.cat(rows, 3).flatten(3)
-    index = ((sample * total + index) * heads + head).flatten(0, 2)
-    share = torch.cat(shares, 3).flatten(3).flatten(0, 2)
-    table = value.reshape(-1, width).to(share.dtype)
-    out = weighted_bags(table, index, share)
-    return out.view(batch, queries, heads * width)
+    queries, width = locations.shape[1], value.shape[-1]
+    table = value.reshape(-1, width).to(weights.dtype)
+    levels = _Levels.of(value, shapes, locations)
+    if torch.compiler.is_compiling() or (
+        torch.is_grad_enabled()
+        and any(x.requires_grad for x in (value, locations, weights, depth) if x is not None)
+    ):
+        return _sample(table, levels, locations, weights, depth, value.shape[1])
+    each = 4 * max(1, locations[:, :1, ..., 0].numel())
+    step = max(1, READ_AT_ONCE * torch.get_num_threads() // each)
+    parts = zip(locations.split(step, 1), weights.split(step, 1), strict=True)
+    outs = [_sample(table, levels, *part, depth, value.shape[1]) for part in parts]
+    return torch.cat(outs, 1) if queries else table.new_zeros(len(value), 0, value.shape[2] * width)
 
 
-def _corners(locations: Tensor, sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Positions `[B, Q, H, P, 4]` in the flattened level and their bilinear shares."""
-    at = torch.zeros((), dtype=torch.int64, device=locations.device)
-    share = torch.ones((), dtype=locations.dtype, device=locations.device)
-    for axis in (1, 0):
-        near, part = _neighbours(locations[..., axis], sizes[axis])
-        if axis == 1:
-            at, share = near[..., :, None] * sizes[0], part[..., :, None]
-        else:
-            at, share = at + near[..., None, :], share * part[..., None, :]
-    return at.flatten(-2), share.flatten(-2)
+class _Levels(NamedTuple):
+    """Of each of the L · P points: what belongs to its level, `[L * P]`."""
+
+    wide: Tensor
+    high: Tensor
+    start: Tensor
+    """The first row of the level."""
+
+    @staticmethod
+    def of(value: Tensor, shapes: Shapes, locations: Tensor) -> _Levels:
+        points = locations.shape[4]
+        starts = itertools.accumulate((h * w for h, w in shapes[:-1]), initial=0)
+        every = [(w, h, start) for (h, w), start in zip(shapes, starts, strict=True)]
+        wide, high, start = torch.tensor(every, device=value.device).repeat_interleave(points, 0).T
+        return _Levels(wide, high, start)
 
 
-def _neighbours(location: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The two positions on either side `[..., 2]`, and the share of each, zero outside."""
+def _sample(
+    table: Tensor,
+    levels: _Levels,
+    locations: Tensor,
+    weights: Tensor,
+    depth: Tensor | None,
+    total: int,
+) -> Tensor:
+    batch, queries, heads = locations.shape[:3]
+    x, y, *z = locations.flatten(3, 4).flatten(0, 2).unbind(-1)
+    head = torch.arange(heads, device=table.device)
+    first = torch.arange(batch, device=table.device)[:, None, None] * total
+    first = first.expand(batch, queries, heads).reshape(-1, 1) + levels.start
+    columns, column_shares = _neighbours(x, levels.wide)
+    rows, row_shares = _neighbours(y, levels.high)
+    places, shares = [], []
+    weights = weights.flatten(3).flatten(0, 2)
+    for row, row_share in zip(rows, row_shares, strict=True):
+        begin, share = torch.addcmul(first, row, levels.wide), row_share * weights
+        for column, column_share in zip(columns, column_shares, strict=True):
+            places.append(begin + column)
+            shares.append(share * column_share)
+    if depth is not None:
+        shares = [
+            share * read for share, read in zip(shares, _depth_at(depth, places, z[0]), strict=True)
+        ]
+    index = torch.cat(places, 1).view(-1, heads, len(places) * x.shape[1])
+    index = index.mul_(heads).add_(head[:, None]).flatten(0, 1)
+    out = weighted_bags(table, index, torch.cat(shares, 1))
+    return out.view(batch, queries, -1)
+
+
+def _neighbours(location: Tensor, size: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The two positions on either side, and the share of each, zero outside."""
     place = location * size - 0.5
     below = place.detach().floor()
     part = place - below
-    near = torch.stack([below, below + 1], -1)
-    inside = (near >= 0) & (near < size)
-    share = torch.stack([1 - part, part], -1).masked_fill(~inside, 0)
-    return near.clamp(0, size - 1).long(), share
+    near, shares = [], []
+    for position, share in ((below, 1 - part), (below + 1, part)):
+        inside = position.clamp(min=0).minimum(size - 1)
+        near.append(inside.long())
+        shares.append(share.masked_fill(inside != position, 0))
+    return near, shares
 
 
-def _depth_at(depth: Tensor, at: Tensor, z: Tensor) -> Tensor:
-    """Read the depth distributions of positions `at [B, Q, H, P, 4]` at `z [B, Q, H, P]`."""
-    count = depth.shape[2]
-    near, part = _neighbours(z, count)
-    index = at[..., None] * count + near[..., None, :]
-    read = depth.flatten(1).gather(1, index.flatten(1)).view(index.shape)
-    return (read * part[..., None, :]).sum(-1)
+def _depth_at(depth: Tensor, places: list[Tensor], z: Tensor) -> Iterator[Tensor]:
+    """Read the depth distributions of positions in all samples at `z`."""
+    count = torch.tensor(depth.shape[2], device=depth.device)
+    (low, high), (low_share, high_share) = _neighbours(z, count)
+    flat = depth.flatten()
+    for place in places:
+        begin = place * depth.shape[2]
+        one, other = (
+            flat.index_select(0, (begin + near).flatten()).view(z.shape) for near in (low, high)
+        )
+        yield torch.addcmul(one * low_share, other, high_share)

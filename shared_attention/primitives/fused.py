@@ -18,6 +18,7 @@ def fused_attention(
     mask: Tensor | None = None,
     causal: bool = False,
     scale: float | None = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Call `scaled_dot_product_attention`, so that its fused kernel on processors can serve.
 
@@ -33,6 +34,7 @@ def fused_attention(
         mask: bool or additive, of 4 dimensions.
         causal: Whether each query sees keys up to its own number, counted from the first.
         scale: Defaults to 1 / sqrt(Dk).
+        rows: int64 `[B, H, L]`: the mask is additive, `[R, S]`, and these are the queries' rows.
 
     Returns:
         `[B, H, L, Dv]`.
@@ -46,7 +48,9 @@ def fused_attention(
         )
     if mask is not None and can_learn_bias(q, k, mask):
         scale = 1 / math.sqrt(width) if scale is None else scale
-        return biased_attention(q, k, v, mask, scale)[..., :out_width]
+        return biased_attention(q, k, v, mask, scale, rows)[..., :out_width]
+    if mask is not None and rows is not None:
+        mask = mask.index_select(0, rows.flatten()).view(*rows.shape, -1)
     out = F.scaled_dot_product_attention(
         q,
         k,

@@ -42,13 +42,15 @@ class _Bags(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor | None]:
         table, index, weights = ctx.saved_tensors
         gradient = gradient.contiguous()
-        rows, order = index.flatten().sort()
-        starts = torch.searchsorted(rows, torch.arange(len(table), device=rows.device))
+        flat = index.flatten()
+        short = flat.int() if len(table) < 2**31 else flat
+        order = short.sort().indices
+        counts = torch.bincount(flat, minlength=len(table))
         d_table = F.embedding_bag(
             order // index.shape[1],
             gradient,
-            starts,
-            per_sample_weights=weights.flatten()[order],
+            counts.cumsum(0) - counts,
+            per_sample_weights=weights.flatten().index_select(0, order),
             mode="sum",
         )
         d_weights = None

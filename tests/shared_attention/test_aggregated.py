@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from shared_attention.mechanisms import aggregated
 from shared_attention.mechanisms.aggregated import AggregatedAttention
+from shared_attention.primitives import near_and_far
 from shared_attention.primitives.grid_blocks import around_blocks, blocks, join_blocks
 from shared_attention.references.aggregated import reference_aggregated
 
@@ -27,6 +29,20 @@ def test_every_size_of_image_and_window_equals_the_definition(grid, options):
     x = torch.randn(2, *grid, 8, dtype=torch.float64)
     expected = reference_aggregated(x, dict(module.named_parameters()), num_heads=2, **options)
     torch.testing.assert_close(module(x), expected)
+
+
+@pytest.mark.parametrize("options", [{"window": 5}, {"window": 1, "reduction": 4}, {}])
+@pytest.mark.parametrize("grid", [(2, 9), (7, 14)])
+@pytest.mark.parametrize("at_once", [1, 2**18], ids=["one sample", "all samples"])
+def test_the_gradient_written_out_is_that_of_the_definition(grid, options, at_once, monkeypatch):
+    module = build(**options)
+    x = torch.randn(3, *grid, 8, dtype=torch.float64, requires_grad=True)
+    wanted, weight = (x, *module.parameters()), torch.randn_like(x)
+    monkeypatch.setattr(near_and_far, "SCORES_AT_ONCE", at_once)
+    found = torch.autograd.grad(module(x), wanted, weight)
+    monkeypatch.setattr(aggregated, "near_and_far", near_and_far._plain)
+    for mine, expected in zip(found, torch.autograd.grad(module(x), wanted, weight), strict=True):
+        torch.testing.assert_close(mine, expected)
 
 
 def test_weights_outside_the_tokens_sum_to_one_over_both_kinds_of_keys():

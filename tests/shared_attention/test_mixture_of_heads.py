@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from shared_attention import UnsupportedError, attention, catalogue, masks
 from shared_attention.layers import MultiHeadAttention
 from shared_attention.mechanisms import mixture_of_heads as moh
 from shared_attention.primitives import attend_rows as rows
+from shared_attention.primitives.biased_attention import biased_attention
 from shared_attention.testing import check_mechanism
 
 
@@ -186,3 +189,24 @@ def test_all_shared_and_all_routed(heads, shared):
     out = module(q, k, v, inputs=x)
     gates = module.route(x).gates[..., None]
     torch.testing.assert_close(out, attention(q, k, v) * gates)
+
+
+@pytest.mark.parametrize("shared", [1, 2], ids=["own keys", "grouped keys"])
+def test_biases_read_by_row_equal_biases_laid_out(shared):
+    torch.manual_seed(0)
+    q = torch.randn(2, 4, 7, 3, dtype=torch.float64, requires_grad=True)
+    k, v = torch.randn(2, 2, 4 // shared, 5, 3, dtype=torch.float64, requires_grad=True).unbind()
+    bias = torch.randn(6, 5, dtype=torch.float64).index_fill_(0, torch.tensor(4), -math.inf)
+    bias.requires_grad_()
+    chosen = torch.randint(6, (2, 4, 7))
+    laid = bias[chosen]
+    found = biased_attention(q, k, v, bias, 0.7, chosen)
+    expected = biased_attention(q, k, v, laid, 0.7)
+    assert (chosen == 4).any()
+    assert (found[chosen == 4] == 0).all()
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(found)
+    mine = torch.autograd.grad(found, (q, k, v, bias), weight)
+    theirs = torch.autograd.grad(expected, (q, k, v, bias), weight)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b)

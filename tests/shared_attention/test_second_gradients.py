@@ -11,13 +11,15 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from shared_attention.dropout import dropout
 from shared_attention.errors import UnsupportedError
+from shared_attention.mechanisms.aggregated import AggregatedAttention
 from shared_attention.mechanisms.auto_correlation import _Shifts
 from shared_attention.mechanisms.channel import _Gram
 from shared_attention.primitives import attend_blocks, block_sparse, edge_products, local_blocks
 from shared_attention.primitives.attend import softmax
-from shared_attention.primitives.attend_groups import Groups, attend_groups
+from shared_attention.primitives.attend_groups import attend_groups
 from shared_attention.primitives.biased_attention import biased_attention
 from shared_attention.primitives.depthwise import depthwise_conv
+from shared_attention.primitives.group_pieces import Groups
 from shared_attention.primitives.long_conv import causal_conv
 from shared_attention.primitives.permutation import put_back, take
 from shared_attention.primitives.rows import rearrange_rows
@@ -26,6 +28,7 @@ from shared_attention.primitives.window_layer import Weights, window_layer
 
 ORDER = torch.tensor([2, 0, 3, 1])
 BACK = ORDER.argsort()
+BIASES = torch.tensor([2, 0, 0, 3, 1]).expand(2, 2, 5)
 LAGS = torch.tensor([[1, 3], [0, 2]])
 
 
@@ -109,12 +112,18 @@ def biased(q: Tensor, bias: Tensor) -> Tensor:
     return biased_attention(q, keys, keys.sin(), bias, 0.7)
 
 
+def biased_by_row(q: Tensor, bias: Tensor) -> Tensor:
+    return biased_attention(q, q.sin(), q.cos(), bias, 0.7, BIASES)
+
+
 ONCE: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "attend_groups": (groups, (draw(4, 2), draw(4, 2), draw(4, 2))),
     "attend_blocks": (blocks, (draw(1, 1, 4, 2), draw(1, 1, 4, 2), draw(1, 1, 4, 2))),
     "block_sparse": (listed, (draw(2, 2, 3), draw(2, 2, 3), draw(2, 2, 3))),
     "window_layer": (windows, (draw(6, 2), draw(6, 2), draw(1, 3, 3))),
     "biased_attention": (biased, (draw(2, 2, 5, 3), draw(1, 2, 5, 5))),
+    "biased_attention, rows": (biased_by_row, (draw(2, 2, 5, 3), draw(4, 5))),
+    "near_and_far": (AggregatedAttention(4, num_heads=2).double(), (draw(1, 5, 5, 4),)),
     "edge_scores": (edge_scores, (draw(4, 1, 2), draw(4, 1, 2))),
     "edge_sums": (edge_sums, (draw(4, 1), draw(4, 1, 2))),
     "weighted_bags": (lambda x, w: weighted_bags(x, LAGS, w), (draw(4, 2), draw(2, 2))),
