@@ -24,12 +24,20 @@ ROWS = 4096
 
 
 def kept_bytes(kept: object) -> int:
-    """Return the bytes of every tensor in a live book or a state."""
+    """Return the bytes of all memory behind the tensors in a live book or a state."""
+    blocks: dict[int, int] = {}
+    _collect(kept, blocks)
+    return sum(blocks.values())
+
+
+def _collect(kept: object, blocks: dict[int, int]) -> None:
     if isinstance(kept, Tensor):
-        return kept.numel() * kept.element_size()
-    if isinstance(kept, tuple | list):
-        return sum(map(kept_bytes, kept))
-    return sum(map(kept_bytes, vars(kept).values())) if hasattr(kept, "__dict__") else 0
+        blocks[kept.untyped_storage().data_ptr()] = kept.untyped_storage().nbytes()
+    elif isinstance(kept, tuple | list):
+        for one in kept:
+            _collect(one, blocks)
+    elif hasattr(kept, "__dict__"):
+        _collect(list(vars(kept).values()), blocks)
 
 
 def stepper(model: StreamingLOB) -> Callable[[Tensor], Tensor]:

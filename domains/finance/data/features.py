@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from domains.finance.data.blocks import in_blocks
 from domains.finance.data.book import BookSeries
 from domains.finance.data.order_flow import (
     EVENT_FLOWS,
@@ -121,7 +122,7 @@ def features(series: BookSeries, kind: str, levels: int, smoothing: int = 10) ->
     if kind == "book":
         return book.astype(np.float32)
     if kind == "paper":
-        return np.concatenate([book, order_features(series)], axis=1, dtype=np.float32)
+        return _paper(series, levels)
     if kind != "given":
         raise ValueError(f"features: expected relative, book, paper or given, got {kind!r}")
     if series.given is None:
@@ -129,6 +130,21 @@ def features(series: BookSeries, kind: str, levels: int, smoothing: int = 10) ->
             f"{series.source}: no columns came with this file; data.features=given is for FI-2010"
         )
     return np.concatenate([book, series.given], axis=1, dtype=np.float32)
+
+
+def _paper(series: BookSeries, levels: int) -> np.ndarray:
+    """Return the book and the order features, which read the row before."""
+    width = 4 * levels
+    out = np.empty((len(series), width + len(ORDER_FEATURES)), np.float32)
+
+    def fill(start: int, stop: int) -> None:
+        first = max(0, start - 1)
+        block = series.rows(slice(first, stop))
+        out[start:stop, :width] = block.book[start - first :, :width]
+        out[start:stop, width:] = order_features(block)[start - first :]
+
+    in_blocks(fill, len(series), _BLOCK)
+    return out
 
 
 def _imbalance_levels(levels: int) -> list[int]:
@@ -145,11 +161,13 @@ def _relative(series: BookSeries, levels: int, smoothing: int) -> np.ndarray:
     names = feature_names("relative", levels, events="trade" in _flow_columns(series))
     memory = max(MEMORY, smoothing)
     out = np.empty((len(series), len(names)), np.float32)
-    for start in range(0, len(series), _BLOCK):
-        stop = min(start + _BLOCK, len(series))
+
+    def fill(start: int, stop: int) -> None:
         first = max(0, start - memory)
         block = _relative_block(series.rows(slice(first, stop)), levels, smoothing)
         out[start:stop] = block[:, start - first :].T
+
+    in_blocks(fill, len(series), _BLOCK)
     return out
 
 

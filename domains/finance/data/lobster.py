@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from domains.finance.data.blocks import in_threads
 from domains.finance.data.book import BookSeries, Events, EventType
 from domains.finance.data.findings import Findings
 from domains.finance.data.lobster_checks import (
@@ -143,8 +142,11 @@ def _tell_halts(left_out: np.ndarray, findings: Findings) -> None:
 def _book(
     table: pa.Table, tick: float
 ) -> tuple[np.ndarray, list[dict[str, np.ndarray]], BookChecks]:
-    """Return prices and sizes, float64 `[N, 4 L]`, and what is wrong with them, part by part."""
-    book = np.empty((len(table), table.num_columns))
+    """Return prices and sizes, float64 `[N, 4 L]`, and what is wrong with them, part by part.
+
+    Each column is contiguous, since features, labels and checks read columns.
+    """
+    book = np.empty((len(table), table.num_columns), order="F")
     checks = BookChecks(tick)
     batches = table.to_batches()
     starts = np.cumsum([0, *(len(batch) for batch in batches)]).tolist()
@@ -162,6 +164,4 @@ def _book(
                 out[empty, place] = np.nan
         return checks.part(columns, starts[number] + 1)
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(convert, range(len(batches))))
-    return book, found, checks
+    return book, in_threads(convert, list(range(len(batches)))), checks

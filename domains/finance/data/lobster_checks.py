@@ -108,15 +108,16 @@ class BookChecks:
     def __init__(self, tick: float) -> None:
         self.step = max(1, round(tick * SCALE))
         self.tick = tick
-        self._rows: dict[str, list[np.ndarray]] = {}
 
     def part(self, columns: list[np.ndarray], first: int) -> dict[str, np.ndarray]:
-        """Return the rows, counted from 1, of each kind of mistake.
+        """Return the rows, counted from 1, of each kind of mistake; nothing where there is none.
 
         Args:
             columns: `4 L` of int64 `[n]`: ask price, ask size, bid price, bid size, best first.
             first: Number of the first row.
         """
+        if self._clean(columns):
+            return {}
         ask, bid = columns[0::4], columns[2::4]
         no_ask, no_bid = [a == EMPTY for a in ask], [b == -EMPTY for b in bid]
         sizes = [*zip(columns[1::4], no_ask, strict=True), *zip(columns[3::4], no_bid, strict=True)]
@@ -144,6 +145,20 @@ class BookChecks:
         }
         return {kind: np.flatnonzero(wrong) + first for kind, wrong in found.items()}
 
+    def _clean(self, columns: list[np.ndarray]) -> bool:
+        """Say whether every level is occupied and nothing is wrong, which most parts are."""
+        ask, bid = columns[0::4], columns[2::4]
+        ascending = [*reversed(bid), *ask]
+        return bool(
+            ascending[0].min(initial=1) > 0
+            and ascending[-1].max(initial=0) < EMPTY
+            and all((low < high).all() for low, high in pairwise(ascending))
+            and all(size.min(initial=1) > 0 for size in columns[1::2])
+            and (
+                self.step == 1 or all((p // self.step * self.step == p).all() for p in (*ask, *bid))
+            )
+        )
+
     def report(
         self, parts: list[dict[str, np.ndarray]], ignored: np.ndarray, out: Findings
     ) -> None:
@@ -165,7 +180,7 @@ class BookChecks:
             ),
         }
         for kind, (severity, what, remedy) in texts.items():
-            rows = [part[kind] for part in parts]
+            rows = [part[kind] for part in parts if kind in part]
             if not rows:
                 continue
             numbers = np.concatenate(rows)

@@ -19,7 +19,7 @@ SCALE = 10_000
 """Price units in one unit of the quote currency."""
 MESSAGE_COLUMNS = ("time", "type", "order_id", "size", "price", "direction")
 _TIME, _FINE_TIME = pa.decimal128(18, 9), pa.decimal128(30, 18)
-_BLOCK = 1 << 22
+_BLOCK = 1 << 21
 _WHOLE = rb"[ \t]*-?\d{1,18}[ \t]*"
 _SECONDS = rb"[ \t]*-?\d{1,9}(\.\d{0,18})?[ \t]*"
 

@@ -118,8 +118,9 @@ def order_depth(series: BookSeries) -> np.ndarray:
         raise DataError(f"{series.source}: snapshots have no order messages")
     buys = events.direction > 0
     best = np.where(buys, _before(series.book[:, 2]), _before(series.book[:, 0]))
-    depth = np.where(buys, best - events.price, events.price - best) / series.tick
-    return np.nan_to_num(np.rint(depth), nan=0.0, posinf=0.0, neginf=0.0)
+    depth = np.rint(np.where(buys, best - events.price, events.price - best) / series.tick)
+    depth[~np.isfinite(depth)] = 0.0
+    return depth
 
 
 def order_features(series: BookSeries) -> np.ndarray:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.special import ndtri
+
+from domains.finance.data.blocks import in_blocks
 
 KNOTS = 65
 _LARGEST_RANK = 0.998
@@ -25,11 +28,16 @@ class Scaler:
         """Standardise `[..., F]`, float32; what is not finite becomes 0, the mean."""
         mean, std = self.mean.astype(np.float32), self.std.astype(np.float32)
         out = np.empty(features.shape, np.float32)
-        for start in range(0, len(features), _BLOCK):
-            block = out[start : start + _BLOCK]
-            np.subtract(features[start : start + _BLOCK], mean, out=block)
+
+        def fill(start: int, stop: int) -> None:
+            block = out[start:stop]
+            np.subtract(features[start:stop], mean, out=block)
             block /= std
-            np.copyto(block, 0.0, where=~np.isfinite(block))
+            seen = np.isfinite(block)
+            if not seen.all():
+                np.copyto(block, 0.0, where=~seen)
+
+        in_blocks(fill, len(features), _BLOCK)
         return out
 
 
@@ -46,21 +54,27 @@ def fit_scaler(parts: Sequence[np.ndarray], groups: np.ndarray) -> Scaler:
     _, groups = np.unique(groups, return_inverse=True)
     number = int(groups.max(initial=-1)) + 1
     shift = _first_seen(parts, groups, number)
-    count, total, squares = np.zeros(number), np.zeros(number), np.zeros(number)
+    sums = np.zeros((3, len(groups)))
     for part in parts:
-        for start in range(0, len(part), _BLOCK):
-            distance = part[start : start + _BLOCK].astype(np.float64) - shift[groups]
-            seen = np.isfinite(distance)
-            distance[~seen] = 0.0
-            count += np.bincount(groups, seen.sum(axis=0), number)
-            total += np.bincount(groups, distance.sum(axis=0), number)
-            squares += np.bincount(groups, np.einsum("nf,nf->f", distance, distance), number)
+        sums += sum(in_blocks(partial(_block_sums, part, shift[groups]), len(part), _BLOCK))
+    count, total, squares = (np.bincount(groups, one, number) for one in sums)
     count = np.maximum(count, 1)
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
     centre = shift + mean
     std = np.where(std > _NOISE * np.abs(centre), std, 1.0)
     return Scaler(centre[groups], std[groups])
+
+
+def _block_sums(part: np.ndarray, shift: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Return number, sum and sum of squares of the finite distances from `shift`, `[3, F]`."""
+    distance = np.subtract(part[start:stop], shift, dtype=np.float64)
+    seen = np.isfinite(distance)
+    count = np.full(len(shift), float(len(distance)))
+    if not seen.all():
+        distance[~seen] = 0.0
+        count = seen.sum(axis=0).astype(np.float64)
+    return np.stack([count, distance.sum(axis=0), np.einsum("nf,nf->f", distance, distance)])
 
 
 def _first_seen(parts: Sequence[np.ndarray], groups: np.ndarray, number: int) -> np.ndarray:
@@ -93,11 +107,14 @@ class RankScaler:
     def transform(self, features: np.ndarray) -> np.ndarray:
         """Return scores of `[N, F]`, float32; what is not a number becomes 0, the middle."""
         out = np.empty(features.shape, np.float32)
-        for start in range(0, len(features), _BLOCK):
-            block = np.ascontiguousarray(features[start : start + _BLOCK].T, dtype=np.float64)
+
+        def fill(start: int, stop: int) -> None:
+            block = np.ascontiguousarray(features[start:stop].T, dtype=np.float64)
             columns = zip(block, self.value, self.score, strict=True)
             scores = [np.interp(x, value, score) for x, value, score in columns]
-            out[start : start + _BLOCK] = np.nan_to_num(np.stack(scores, axis=1))
+            out[start:stop] = np.nan_to_num(np.stack(scores, axis=1))
+
+        in_blocks(fill, len(features), _BLOCK)
         return out
 
 

@@ -269,10 +269,10 @@ def _windows(
         lookback=config.lookback,
         fitted=fitted,
         time=_join([one.time for one in series], np.zeros(0, np.int64)),
-        bid=np.ascontiguousarray(book[:, 2]),
-        ask=np.ascontiguousarray(book[:, 0]),
-        bid_size=np.ascontiguousarray(book[:, 3]),
-        ask_size=np.ascontiguousarray(book[:, 1]),
+        bid=book[:, 2].copy(),
+        ask=book[:, 0].copy(),
+        bid_size=book[:, 3].copy(),
+        ask_size=book[:, 1].copy(),
         series=np.repeat(numbers, [len(one) for one in series]),
         origins=tuple(
             Origin(one.instrument, one.day, one.source, one.first_row, one.tick) for one in series

@@ -1,5 +1,8 @@
 """The streaming model: step by step equals all at once, in constant memory."""
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -47,6 +50,43 @@ def test_the_live_form_gives_what_steps_give(attention):
         steps, _ = stream(model, x)
     found = torch.stack([live.update(row) for row in x[0]])
     torch.testing.assert_close(found, steps[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_live_form_of_the_papers_scan_gives_what_steps_give():
+    model, x = build(attention_options={"half_life": None}), torch.randn(1, 120, 6) * 4
+    live = model.live()
+    with torch.no_grad():
+        steps, _ = stream(model, x)
+    found = torch.stack([live.update(row) for row in x[0]])
+    torch.testing.assert_close(found, steps[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"half_life": None}])
+def test_the_live_form_stays_exact_over_a_long_stream(options):
+    model, x = build(attention_options=options), torch.randn(5000, 6)
+    live, exact = model.live(), model.double().live()
+    for row in x:
+        found, expected = live.update(row), exact.update(row.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_the_live_form_keeps_as_much_after_many_updates(attention):
+    benchmark = load_benchmark()
+    live = build(attention).live()
+    sizes = []
+    for row in torch.randn(100, 6):
+        live.update(row)
+        sizes.append(benchmark.kept_bytes(live))
+    assert len(set(sizes)) == 1 and sizes[0] > 4 * 16 * 16
+
+
+def load_benchmark():
+    path = Path(__file__).resolve().parents[3] / "scripts" / "benchmarks" / "book_updates.py"
+    spec = importlib.util.spec_from_file_location("book_updates", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_live_form_keeps_its_weights_and_refuses_other_rows():
