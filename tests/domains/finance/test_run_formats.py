@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 
 from domains.finance.data.features import MEMORY
-from domains.finance.models.registry import MODELS
 from shared_runtime.verbs.predict import predict_folder
 from shared_runtime.verbs.train import WRITTEN, RunResult, train
-from tests.domains.finance.small_runs import DOMAIN, FI2010, configuration, heed
+from tests.domains.finance.small_runs import DOMAIN, FI2010, configuration, first_lines, heed
 
 
 def require_whole(run: Path) -> None:
@@ -45,7 +44,8 @@ def test_runs_are_whole(request: pytest.FixtureRequest, kind: str) -> None:
 
 
 def test_diffs_and_fi2010_prices(sample: Path, tmp_path: Path) -> None:
-    run = train(DOMAIN, configuration(sample / "diffs.csv", "MLPLOB"), tmp_path / "diffs")
+    diffs = first_lines(sample / "diffs.csv", tmp_path / "diffs.csv", 3000)
+    run = train(DOMAIN, configuration(diffs, "MLPLOB"), tmp_path / "diffs")
     require_whole(run.folder)
     run = train(DOMAIN, configuration(sample / "fi2010", "MLPLOB", FI2010), tmp_path / "fi2010")
     require_whole(run.folder)
@@ -134,8 +134,3 @@ def test_evaluate_another_day(lobster_run: RunResult, sample: Path, tmp_path: Pa
     assert (out / "verdict.csv").is_file()
     printed = heed("evaluate", "--run", lobster_run.folder, "--out", out, code=2)
     assert "exists and is not an empty folder" in printed
-
-
-def test_models_lists_all(capsys: pytest.CaptureFixture[str]) -> None:
-    printed = heed("models")
-    assert all(name in printed for name in MODELS)
