@@ -95,4 +95,5 @@ def _construct(
     except HeedError:
         raise
     except ValueError as error:
-        raise UsageError(f"{spec.name}: {error}") from error
+        told = str(error).startswith(spec.name)
+        raise UsageError(str(error) if told else f"{spec.name}: {error}") from error

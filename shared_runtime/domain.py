@@ -123,7 +123,9 @@ class Evaluation:
     figures: Sequence[Figure] = ()
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     text: str = ""
-    """What it comes to in plain words, shown above the results."""
+    """What it comes to in plain words, shown above the results; a line is a paragraph."""
+    shown: Sequence[str] = ()
+    """Metrics that tables in reports and terminals show; all where there are none."""
     files: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """Further tables by the name of the CSV file they are written to beside `metrics.json`."""
 

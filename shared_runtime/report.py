@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -117,8 +118,14 @@ def _page(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["heading"] = _heading
     css = Markup(environment.get_template("style.css").render())
     return environment.get_template(template).render(css=css, **values)
+
+
+def _heading(name: str) -> str:
+    """Return the name of a column so that it can wrap; one-letter parts stay, as in `p_t`."""
+    return re.sub(r"(?<=\w\w)_(?=\w\w)", " ", str(name))
 
 
 def _loss_figure(history: pd.DataFrame) -> Figure:

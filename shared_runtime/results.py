@@ -120,6 +120,9 @@ def metrics_document(
     baselines: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """Return the content of `metrics.json`; `n_scored` counts every scored item."""
+    said: dict[str, Any] = {"text": evaluation.text} if evaluation.text else {}
+    if evaluation.shown:
+        said["shown"] = [name for name in evaluation.shown if name in evaluation.metrics]
     return {
         "model": model,
         "split": split,
@@ -129,6 +132,7 @@ def metrics_document(
             name: dataclasses.asdict(interval) for name, interval in evaluation.metrics.items()
         },
         "baselines": {name: dict(values) for name, values in baselines.items()},
+        **said,
     }
 
 
@@ -138,7 +142,7 @@ def results_table(document: Mapping[str, Any], *, most: int | None = None) -> Ta
     Metrics without a better direction, such as coverage, have no best value.
     """
     metrics: Mapping[str, Mapping[str, float | None]] = document["metrics"]
-    columns = tuple(metrics)[:most]
+    columns = tuple(document.get("shown", metrics))[:most]
     values = {document["model"]: {name: metrics[name]["value"] for name in columns}}
     values |= document["baselines"]
     best = {
@@ -159,7 +163,7 @@ def results_table(document: Mapping[str, Any], *, most: int | None = None) -> Ta
 
 
 def table_text(document: Mapping[str, Any]) -> str:
-    """Return the table for a terminal, with the number of scored items above it."""
+    """Return the table for a terminal, below what it says in words and the scored items."""
     table = results_table(document)
     lines = [["", *table.columns]]
     for row in table.rows:
@@ -172,7 +176,8 @@ def table_text(document: Mapping[str, Any]) -> str:
         lines = [list(column) for column in zip(*lines, strict=True)]
     head = f"{document['split']}: {document['n_scored']} items scored, seed {document['seed']}"
     note = "* best of its metric; [95 % confidence interval]"
-    return "\n".join([head, aligned(lines), note])
+    said = [document["text"]] if "text" in document else []
+    return "\n".join([*said, head, aligned(lines), note])
 
 
 def aligned(lines: list[list[str]]) -> str:
@@ -186,7 +191,7 @@ def aligned(lines: list[list[str]]) -> str:
 
 def _best(metric: str, values: list[float | None]) -> str | None:
     present = [value for value in values if value is not None]
-    if len(present) < 2:
+    if len({_text(value) for value in present}) < 2:
         return None
     if metric in HIGHER_IS_BETTER:
         return _text(max(present))
@@ -196,9 +201,11 @@ def _best(metric: str, values: list[float | None]) -> str | None:
 
 
 def _text(value: float | None) -> str:
-    """Four digits, as many as a metric deserves; nothing in scientific notation but the tiny."""
+    """Counts whole, others with four digits; nothing in scientific notation but the tiny."""
     if value is None:
         return ""
+    if abs(value) > 1 and float(value).is_integer():
+        return f"{value:.0f}"
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:#.4g}".rstrip(".")
     return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.3g}"

@@ -52,7 +52,7 @@ def gather(
     """
     from_file = list(_from_tree(read_yaml(config), config)) if config else []
     from_flags = [
-        _setting(key, value, f"--{key.rpartition('.')[2]}" if "." in key else f"--{key}")
+        _setting(key, value, f"--{key.removesuffix('.name').rpartition('.')[2]}")
         for key, value in (flags or {}).items()
         if value is not None
     ]

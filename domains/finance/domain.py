@@ -76,8 +76,8 @@ def check(data: DataConfig) -> list[Problem]:
         make_windows(sampled, split(sampled, data), data)
     except DataError as error:
         where, _, rest = str(error).partition(": ")
-        what, _, remedy = rest.rpartition("; ")
-        problems.append(Problem("error", where, what or remedy, remedy))
+        what, _, remedy = rest.partition("; ")
+        problems.append(Problem("error", where, what, remedy or "change the data or the setting"))
     return problems
 
 
@@ -94,11 +94,13 @@ def prepare(
         DataError: the data cannot be used.
     """
     prepared = preparation.prepare(data, preprocessing)
-    if "book_columns" not in model_arguments(spec):
-        return prepared
-    columns = 0 if data.features == "relative" else 4 * data.levels
-    arguments = {**prepared.model_arguments, "book_columns": columns}
-    return dataclasses.replace(prepared, model_arguments=arguments)
+    decided = {
+        "book_columns": 0 if data.features == "relative" else 4 * data.levels,
+        "order_type_column": None,
+    }
+    known = model_arguments(spec)
+    arguments = {name: value for name, value in decided.items() if name in known}
+    return dataclasses.replace(prepared, model_arguments={**prepared.model_arguments, **arguments})
 
 
 def make_task(model: nn.Module, prepared: Prepared, training: TrainingConfig) -> Task:

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from domains.finance.verdict import Part, Verdict, verdict, verdict_figures
 
 from domains.finance.backtest import Trading
 from domains.finance.data.windows import Windows
 from domains.finance.inference import probabilities
 from domains.finance.market import Market
 from domains.finance.prediction import forecast_table
+from domains.finance.preparation import NORMALISED
 from domains.finance.rivals import RULES, rival_forecasts
+from domains.finance.verdict import SHOWN, Part, Verdict, verdict, verdict_figures
 from shared_runtime.domain import Evaluation, LoadedModel, Prepared
 from shared_runtime.errors import DataError
 
@@ -48,6 +49,7 @@ def evaluate(
         figures=verdict_figures(found, forecasts, part, seed=seed),
         tables=found.tables,
         text=found.text,
+        shown=SHOWN,
         files={"verdict.csv": found.long},
     )
 
@@ -78,7 +80,6 @@ def scored_part(prepared: Prepared, split: str) -> Part:
     windows, data = _part(prepared, split), _data(prepared)
     if len(windows) == 0:
         raise DataError(f"the {split} part has no labelled window; use more data")
-    money = not prepared.summary.get("normalised", False)
     return Part(
         market=Market.of(windows),
         ends=windows.ends,
@@ -87,7 +88,7 @@ def scored_part(prepared: Prepared, split: str) -> Part:
         smoothing=data["smoothing"],
         train=Market.of(_part(prepared, "train")),
         names=tuple(f"{o.instrument} {o.day}".strip() for o in windows.origins),
-        money=money,
+        money=prepared.summary.get("prices") != NORMALISED,
     )
 
 

@@ -73,7 +73,7 @@ def confusion_figure(probability: np.ndarray, label: np.ndarray) -> Figure:
             axes.text(
                 column,
                 row,
-                f"{100 * share[row, column]:.0f} %\n{_number(float(counts[row, column]), 0)}",
+                f"{100 * share[row, column]:.0f} %\n{_spaced(format(counts[row, column], ',.0f'))}",
                 ha="center",
                 va="center",
                 color="white" if share[row, column] > 0.55 else "#22303c",
@@ -279,8 +279,9 @@ def excerpt_figure(
         start = int(starts[np.argmax(moves[starts + items] - moves[starts])])
     shown = slice(start, start + items)
     rows = ends[shown]
-    span = np.arange(rows[0], rows[-1] + 1)
-    span = span[market.tradeable[span] & (market.series[span] == market.series[rows[0]])]
+    whole = np.arange(rows[0], rows[-1] + 1)
+    whole = whole[market.series[whole] == market.series[rows[0]]]
+    span = whole[market.tradeable[whole]]
     with style():
         figure = MatplotlibFigure(figsize=(7.2, 3.8))
         price, moves = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
@@ -295,7 +296,7 @@ def excerpt_figure(
             label="bid to ask",
         )
         price.step(span, market.mid[span], where="post", color=INK, linewidth=1.1, label="mid")
-        price.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2f}"))
+        price.ticklabel_format(axis="y", style="plain", useOffset=False)
         price.set_ylabel("price")
         price.legend(ncols=2, **_ABOVE)
         strips = (label[shown], probability[shown].argmax(axis=1))
@@ -307,7 +308,7 @@ def excerpt_figure(
         moves.set_yticks([1, 0], labels=["true", "predicted"])
         moves.set_ylim(-0.6, 1.6)
         moves.spines["left"].set_visible(False)
-        _time_axis(moves, market, span)
+        _time_axis(moves, market, whole)
     return Figure(
         "An excerpt",
         "Price, and below it the moves that came (upper strip) and that were predicted (lower): "
@@ -327,13 +328,19 @@ def attention_figure(
     Args:
         matrices: `[L, S]` by name, such as one per layer: each row what one token takes from which.
         axis: what tokens are: `events` (the last is the latest) or `features`.
-        names: of the tokens, drawn where they are few.
+        names: of the tokens; those of events are numbered instead.
     """
-    columns = min(4, len(matrices))
+    named = bool(names)
+    columns = min(2 if named else 4, len(matrices))
     rows = -(-len(matrices) // columns)
     largest = max(float(matrix.max()) for matrix in matrices.values()) or 1.0
     with style():
-        figure = MatplotlibFigure(figsize=(max(4.6, 2.3 * columns + 0.9), 2.5 * rows + 0.4))
+        side = 1.2 + 0.1 * len(names) if named else 2.3
+        size = (
+            max(4.6, side * columns + 0.9) + 1.4 * named,
+            (side + 0.2) * rows + 0.4 + 1.4 * named,
+        )
+        figure = MatplotlibFigure(figsize=size)
         grid = figure.subplots(rows, columns, squeeze=False)
         for spare in grid.flat[len(matrices) :]:
             spare.set_visible(False)
@@ -350,19 +357,22 @@ def attention_figure(
                 interpolation="nearest",
             )
             axes.set_title(name)
-            _token_ticks(axes, matrix, axis, names, labelled=number % columns == 0)
-            if number >= len(matrices) - columns:
+            lowest = number >= len(matrices) - columns
+            _token_ticks(axes, matrix, names, left=number % columns == 0, lowest=lowest)
+            if lowest:
                 axes.set_xlabel("looked at")
             if number % columns == 0:
                 axes.set_ylabel("from")
         bar = figure.colorbar(grid.flat[0].images[0], ax=grid, shrink=0.85, label="weight")
         bar.outline.set_visible(False)
-    text = "events before the forecast" if axis == "events" else "features"
+    text = (
+        "both axes are events before the forecast. Each row says what one event takes from which."
+        if axis == "events"
+        else "both axes are features. The layer attends among channels that mix them; its "
+        "attention is dealt out to the features that each channel depends on."
+    )
     return Figure(
-        f"Attention over {axis}",
-        f"Mean attention over the windows shown; both axes are {text}. Each row says what one "
-        "token takes from which.",
-        figure,
+        f"Attention over {axis}", f"Mean attention over the windows shown; {text}", figure
     )
 
 
@@ -391,26 +401,27 @@ def level_figure(
         axes.set_yticks(range(len(parts)), labels=parts)
         axes.set_xlabel("events before the forecast")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0f}"))
-        bar = figure.colorbar(image, ax=axes, shrink=0.85, label="weight")
+        bar = figure.colorbar(image, ax=axes, shrink=0.85, label="sensitivity")
         bar.outline.set_visible(False)
     return Figure(
-        title, "Weight of each part of the book at each event, mean over the windows.", figure
+        title,
+        "How much a small change of each part of the book at each event moves the score of up "
+        "against down; root mean square over the windows.",
+        figure,
     )
 
 
 def _token_ticks(
-    axes: Axes, matrix: np.ndarray, axis: str, names: Sequence[str], *, labelled: bool
+    axes: Axes, matrix: np.ndarray, names: Sequence[str], *, left: bool, lowest: bool
 ) -> None:
-    if axis == "events":
-        for side, count in ((axes.xaxis, matrix.shape[1]), (axes.yaxis, matrix.shape[0])):
-            places = np.unique(np.linspace(0, count - 1, 4).round())
-            side.set_ticks(places, labels=[f"{count - 1 - place:.0f}" for place in places])
-    elif names and len(names) <= 12:
-        axes.set_xticks(range(len(names)), labels=names, rotation=90)
-        axes.set_yticks(range(len(names)), labels=names if labelled else [""] * len(names))
-    else:
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    """Label tokens: by name, or events by how long before the forecast they are."""
+    if names:
+        axes.set_xticks(range(len(names)), labels=names if lowest else [], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), labels=names if left else [], fontsize=7)
+        return
+    for side, count in ((axes.xaxis, matrix.shape[1]), (axes.yaxis, matrix.shape[0])):
+        places = np.unique(np.linspace(0, count - 1, 4).round())
+        side.set_ticks(places, labels=[f"{count - 1 - place:.0f}" for place in places])
 
 
 def _thinned(count: int) -> np.ndarray:
@@ -428,6 +439,10 @@ def _time_axis(axes: Axes, market: Market, span: np.ndarray | None = None) -> No
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("event" + (", lines between series" if len(inner) <= 30 else ""))
         return
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if not market.clocked:
+        axes.set_xlabel("row")
+        return
     length = (market.time[last] - market.time[first]) / 1e9
 
     def label(value: float, _: int | None) -> str:
@@ -440,19 +455,19 @@ def _time_axis(axes: Axes, market: Market, span: np.ndarray | None = None) -> No
             text += f":{tenths // 10 % 60:02d}"
         return f"{text}.{tenths % 10}" if length < 60 else text
 
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(label))
     axes.set_xlabel("time of day, events evenly spaced")
 
 
 def _label_blocks(axes: Axes, first: pd.DataFrame) -> None:
-    names = [clock(time)[:5] for time in first["start"]]
+    names = [clock(time).removeprefix("row ")[:5] for time in first["start"]]
     places = first["block"].to_numpy()
     step = -(-len(places) // 8)
     axes.set_xticks(places[::step], labels=names[::step])
-    axes.set_xlabel("start of the block")
     series = first["series"].to_numpy()
-    for edge in np.flatnonzero(series[1:] != series[:-1])[:30]:
+    edges = np.flatnonzero(series[1:] != series[:-1])
+    axes.set_xlabel("start of the block" + (", lines between series" if len(edges) else ""))
+    for edge in edges[:30]:
         axes.axvline(edge + 0.5, color=INK, linewidth=0.5, alpha=0.35)
 
 
@@ -468,6 +483,9 @@ def _runs(rows: np.ndarray, chosen: np.ndarray) -> list[tuple[float, float]]:
     return [(float(rows[a]), float(until[b] - rows[a])) for a, b in zip(starts, stops, strict=True)]
 
 
-def _number(value: float, decimals: int = 2) -> str:
-    text = f"{value:,.{decimals}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-    return text.replace("-", "\N{MINUS SIGN}")
+def _number(value: float) -> str:
+    return _spaced(f"{value:,.2f}" if value == 0 or abs(value) >= 0.095 else f"{value:.2g}")
+
+
+def _spaced(text: str) -> str:
+    return text.replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")

@@ -10,6 +10,8 @@ import numpy as np
 
 from domains.finance.resampling import boundaries
 
+_SECOND = 10**9
+
 
 @dataclass(frozen=True)
 class Market:
@@ -45,6 +47,11 @@ class Market:
         return len(self.time)
 
     @cached_property
+    def clocked(self) -> bool:
+        """Whether times are of a clock; those of FI-2010 number its rows."""
+        return len(self) > 0 and is_clock(int(self.time.max()))
+
+    @cached_property
     def mid(self) -> np.ndarray:
         """Float64 `[M]`, NaN where a side is empty."""
         return (self.bid + self.ask) / 2
@@ -76,3 +83,8 @@ class Market:
     def marked(self, values: np.ndarray) -> np.ndarray:
         """Return `values` at the latest tradeable row up to each row; 0 before the first."""
         return np.where(self.last_tradeable >= 0, values[self.last_tradeable], 0.0)
+
+
+def is_clock(nanoseconds: int) -> bool:
+    """Say whether a time is of a clock: where files have no times, rows are numbered instead."""
+    return nanoseconds >= _SECOND

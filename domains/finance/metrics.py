@@ -19,6 +19,7 @@ from shared_runtime.errors import HeedError
 
 CLASSES = ("up", "stationary", "down")
 BINS = 15
+_ROUNDING = 1e-12
 _LEAST = float(np.finfo(np.float64).eps)
 _BRIER, _LOG_LOSS, _ECE = 9, 10, 11
 
@@ -194,7 +195,8 @@ def mcc(sums: np.ndarray) -> np.ndarray:
     real, predicted = counts.sum(-1), counts.sum(-2)
     covariance = np.trace(counts, axis1=-2, axis2=-1) * total - (real * predicted).sum(-1)
     spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (real**2).sum(-1))
-    return _ratio(covariance, np.sqrt(np.maximum(spread, 0.0)))
+    defined = spread > _ROUNDING * total**4
+    return _ratio(covariance, np.sqrt(np.where(defined, spread, 0.0)))
 
 
 def _brier(sums: np.ndarray) -> np.ndarray:

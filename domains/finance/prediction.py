@@ -11,6 +11,7 @@ import torch
 from domains.finance.data.labels import CLASS_NAMES
 from domains.finance.data.windows import Fitted, Windows, prediction_windows
 from domains.finance.inference import probabilities
+from domains.finance.market import is_clock
 from domains.finance.preparation import data_of, read_sampled
 from shared_runtime.domain import LoadedModel
 from shared_runtime.errors import DataError
@@ -40,7 +41,8 @@ def predict(
 def forecast_table(windows: Windows, probability: np.ndarray) -> pd.DataFrame:
     """Return one row per window: what it is of, the quotes, and the forecast.
 
-    `time` is in seconds after midnight of `day`, or an ISO time where the file has no day.
+    `time` is in seconds after midnight of `day`, an ISO time where the file has no day, or
+    the number of the row where it has no times.
     """
     ends = windows.ends
     origins = [windows.origins[number] for number in windows.series[ends]]
@@ -62,6 +64,8 @@ def forecast_table(windows: Windows, probability: np.ndarray) -> pd.DataFrame:
 
 
 def _clock(time: np.ndarray, after_midnight: bool) -> np.ndarray | list[str]:
+    if len(time) and not is_clock(int(time.max())):
+        return time
     if not after_midnight:
         return np.datetime_as_string(time.astype("datetime64[ns]"), unit="ns").tolist()
     return [f"{value // 10**9}.{value % 10**9:09d}" for value in time.tolist()]

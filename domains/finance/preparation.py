@@ -22,7 +22,8 @@ from shared_runtime.domain import Prepared
 from shared_runtime.errors import DataError
 
 _BLOCK = 4096
-
+NORMALISED = "normalised, in no currency"
+"""What `summary["prices"]` says of prices that cannot be traded; it is left out for others."""
 _FIXED = ("levels", "sample", "every", "features", "lookback", "horizon", "label", "smoothing")
 """Settings of the data that a trained model cannot do without."""
 
@@ -69,7 +70,7 @@ def read_sampled(data: DataConfig) -> list[BookSeries]:
         DataError: lists every error of the files.
     """
     series, problems = read_books(data)
-    errors = [str(problem) for problem in problems if problem.severity == "error"]
+    errors = [f"{p.where}: {p.what}; {p.remedy}" for p in problems if p.severity == "error"]
     if errors:
         raise DataError("\n".join(errors))
     return [sample(one, data.sample, data.every) for one in series]
@@ -131,6 +132,8 @@ def _summary(
         "threshold": "came with the data" if data.label == "given" else _bps(alpha),
         "features": f"{data.features}, {len(windows['train'].fitted.names)}",
     }
+    if any(one.normalised for one in series):
+        summary["prices"] = NORMALISED
     for name, part in windows.items():
         shares = ", ".join(
             f"{c} {share:.1%}" for c, share in zip(CLASS_NAMES, part.shares(), strict=True)

@@ -84,6 +84,8 @@ def regimes(
 ) -> dict[str, np.ndarray]:
     """Return the regimes of each forecast: `part of day`, `volatility`, `spread`, `series`.
 
+    Without a clock there is no part of the day.
+
     Args:
         market: M rows.
         ends: int64 `[n]`, rows after which the forecasts are made.
@@ -95,7 +97,7 @@ def regimes(
     """
     owner, clock = market.series[ends], market.time[ends] % _DAY
     minutes = minutes or (60 if len(ends) == 0 or np.ptp(clock) > 2 * _HOUR else 10)
-    found = {"part of day": day_parts(market.time[ends], minutes)}
+    found = {"part of day": day_parts(market.time[ends], minutes)} if market.clocked else {}
     for name, measure in (("volatility", trailing_volatility), ("spread", trailing_spread)):
         bounds = None if train is None else terciles(measure(train, window))
         found[name] = thirds(measure(market, window)[ends], bounds)

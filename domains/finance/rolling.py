@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
+from domains.finance.market import is_clock
 from domains.finance.metrics import accuracy, item_sums, macro_f1, mcc
 from domains.finance.resampling import boundaries
 
@@ -81,7 +82,9 @@ def time_table(table: pd.DataFrame, names: Sequence[str] | None = None) -> pd.Da
 
 
 def clock(nanoseconds: int) -> str:
-    """Return the time of day as `10:14:20`."""
+    """Return the time of day as `10:14:20`, or the number of the row without a clock."""
+    if not is_clock(nanoseconds):
+        return f"row {nanoseconds}"
     seconds = int(nanoseconds // 10**9) % 86_400
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 

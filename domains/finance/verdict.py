@@ -33,6 +33,8 @@ DRIFT_RULE = "drift rule"
 OF_PROBABILITIES = ("log_loss", "brier", "ece")
 """Scores that a rule, which is sure of all it says, is not given."""
 _HEADLINES = ("macro_f1", "mcc", "p_t", "net_pnl", "accuracy", "weighted_f1")
+SHOWN = (*_HEADLINES, "log_loss", "ece", "gross_pnl", "spread_paid", "fees", "trades")
+"""Scores of the table in reports and terminals; `verdict.csv` and `metrics.json` hold all."""
 _DETAILS = frozenset({"hold_events", "hours", "turnover"})
 """Numbers of the long table that are no scores."""
 _LONG = ["section", "name", "model", "value", "ci_low", "ci_high"]
@@ -78,10 +80,10 @@ class Verdict:
     """What the scores and the backtest say.
 
     Attributes:
-        text: one paragraph for a trader.
+        text: a few paragraphs for a trader.
         metrics: of the model, with 95 % intervals; headlines first.
         baselines: the same numbers of what it is compared with.
-        tables: for the report: scores, trades and costs, classes, transactions, regimes, time.
+        tables: for the report: trades and costs, classes, transactions, regimes, time.
         long: one row per number: `section`, `name`, `model`, `value`, `ci_low`, `ci_high`.
         over_time: of `rolling.rolling_scores`, every forecast.
         ledgers: backtests by name, the model's first; empty where prices are not prices.
@@ -149,6 +151,7 @@ def verdict(
             scores=scores,
             best=best,
             lead=lead,
+            shares=(np.bincount(part.label, minlength=3) / len(part.label)).tolist(),
             transactions=counts.sum(axis=0).astype(int).tolist(),
             horizon=part.horizon,
             items=len(part.label),
@@ -270,16 +273,7 @@ def _tables(
     trading: Trading,
 ) -> dict[str, pd.DataFrame]:
     model, probability = next(iter(forecasts.items()))
-    columns = ("macro_f1", "mcc", "p_t", "accuracy", "log_loss", "ece")
-    tables = {
-        "Scores": pd.DataFrame(
-            [
-                {"model": name}
-                | {column: scores[name].get(column, Interval(np.nan)).value for column in columns}
-                for name in forecasts
-            ]
-        )
-    }
+    tables = {}
     if summaries:
         tables["Trades and costs"] = pd.DataFrame(
             [

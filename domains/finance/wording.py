@@ -10,6 +10,10 @@ from domains.finance.backtest import Trading
 from domains.finance.profit import SHORT_HOURS, Summary
 from shared_runtime.domain import Interval
 
+_PERCENT = "95\N{NO-BREAK SPACE}%"
+_LEAST_HOURS = 1 / 60
+"""Below a minute there is no clock: rows are numbered."""
+
 
 def paragraph(
     *,
@@ -17,6 +21,7 @@ def paragraph(
     scores: Mapping[str, Mapping[str, Interval]],
     best: str | None,
     lead: Interval | None,
+    shares: Sequence[float],
     transactions: Sequence[int],
     horizon: int,
     items: int,
@@ -24,13 +29,14 @@ def paragraph(
     held: Summary | None,
     trading: Trading,
 ) -> str:
-    """Return the verdict as one paragraph.
+    """Return the verdict in up to three paragraphs: forecasts, money, and what is not known.
 
     Args:
         model: name of the model.
         scores: of the model and its rivals.
         best: the rival with the best macro-F1; None without rivals.
         lead: of the model over it.
+        shares: of up, stationary and down among the labels.
         transactions: counts PT, TT, CT and more of the model.
         horizon: events that labels look ahead.
         items: number of forecasts.
@@ -39,18 +45,20 @@ def paragraph(
         trading: how it was traded.
     """
     own = scores[model]
-    over = "" if summary is None else f" over {_hours(summary.hours)}"
+    hours = 0.0 if summary is None else summary.hours
+    over = f" over {_hours(hours)}" if hours >= _LEAST_HOURS else ""
     says = [
         f"{model} forecast the move {horizon} events ahead {_integer(items)} times{over}: macro-F1 "
-        f"{_with_bounds(own['macro_f1'])}, MCC {own['mcc'].value:.3f}."
+        f"{_with_bounds(own['macro_f1'])}, MCC {own['mcc'].value:.3f}. Of the moves "
+        f"{shares[0]:.1%} were up, {shares[1]:.1%} stationary and {shares[2]:.1%} down."
     ]
     if best is not None and lead is not None:
         says.append(_comparison(best, scores[best], lead))
     possible, made, correct = transactions[:3]
+    right = f", {_integer(correct)} of them right at both ends" if made else ""
     says.append(
-        f"The labels hold {_integer(possible)} complete transactions and it makes "
-        f"{_integer(made)}, of which {_integer(correct)} both open and close right "
-        f"(p_T {own['p_t'].value:.3f})."
+        f"The labels hold {_integer(possible)} complete transactions; it makes "
+        f"{_integer(made) if made else 'none'}{right} (p_T {own['p_t'].value:.3f})."
     )
     if summary is None:
         says.append(
@@ -58,7 +66,7 @@ def paragraph(
             "their own units before trading it."
         )
         return " ".join(says)
-    says.append(_money(own["net_pnl"], summary, trading))
+    first, says = " ".join(says), [_money(own["net_pnl"], summary, trading)]
     if held is not None and summary.trades:
         says.append(f"Buying once and holding made {_signed(held.net_pnl)} over the same time.")
     if np.isfinite(summary.sharpe_hour) and not summary.warning:
@@ -70,15 +78,16 @@ def paragraph(
             f"Its probabilities are off by {100 * own['ece'].value:.0f} percentage points on "
             "average, so do not read a threshold on them as a chance of being right."
         )
+    second, says = " ".join(says), []
     if summary.hours < SHORT_HOURS:
         says.append(
-            f"{_hours(summary.hours)} of one market cannot show how it does on other "
-            "days; the interval is about stretches like this one."
+            f"{_hours(hours) if over else 'So short a stretch'} of one market cannot show how it "
+            "does on other days; the interval is about stretches like this one."
         )
     says.append(
         "The test assumes fills at the quotes shown and no reaction of the market to the orders."
     )
-    return " ".join(says)
+    return "\n".join([first, second, " ".join(says)])
 
 
 def _comparison(best: str, scores: Mapping[str, Interval], lead: Interval) -> str:
@@ -132,13 +141,13 @@ def _money(net: Interval, summary: Summary, trading: Trading) -> str:
 def _with_bounds(item: Interval) -> str:
     if item.ci_low is None or item.ci_high is None:
         return f"{item.value:.3f}"
-    return f"{item.value:.3f} (95 % interval {item.ci_low:.3f} to {item.ci_high:.3f})"
+    return f"{item.value:.3f} ({_PERCENT} interval {item.ci_low:.3f} to {item.ci_high:.3f})"
 
 
 def _bounds(item: Interval) -> str:
     if item.ci_low is None or item.ci_high is None:
         return ""
-    return f" (95 % interval {_signed(item.ci_low)} to {_signed(item.ci_high)})"
+    return f" ({_PERCENT} interval {_signed(item.ci_low)} to {_signed(item.ci_high)})"
 
 
 def _rate(value: float) -> str:
@@ -146,11 +155,11 @@ def _rate(value: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.2f}"
+    return f"{value:,.2f}" if value == 0 or abs(value) >= 0.095 else f"{value:.2g}"
 
 
 def _signed(value: float) -> str:
-    return f"{value:+,.2f}"
+    return f"{value:+,.2f}" if value == 0 or abs(value) >= 0.095 else f"{value:+.2g}"
 
 
 def _integer(value: int) -> str:

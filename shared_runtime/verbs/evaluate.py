@@ -39,6 +39,8 @@ def evaluate(
         flags: Dotted keys of the `data` section.
         sets: `key=value` strings for the `data` section.
     """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out}: exists and is not an empty folder; choose another")
     opened = open_run(domain, run, data=data, device=device, flags=flags, sets=sets)
     prepared = prepare_again(opened, other_data=data is not None)
     evaluation = domain.evaluate(
@@ -53,8 +55,6 @@ def evaluate(
     name = opened.loaded.spec.name
     document = metrics_document(name, split, evaluation, opened.config.seed, baselines)
     if out is not None:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"--out {out}: exists and is not an empty folder; choose another")
         folder = RunFolder(out)
         write_evaluation(folder, evaluation)
         folder.write_json("metrics.json", document)

@@ -72,6 +72,6 @@ def test_many_metrics_are_rows() -> None:
     lines = table_text(many).splitlines()
     assert lines[1].split() == ["Net", "repeat"]
     assert [line.split()[0] for line in lines[2:-1]] == list(many["metrics"])
-    assert lines[2].split() == ["m0", "0.000", "3.000"]
+    assert lines[2].split() == ["m0", "0.000", "3"]
     assert results_table(many, most=2).columns == ("m0", "m1")
     assert not results_table(many, most=2).metrics_are_rows

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from shared_runtime.errors import DataError
 
 PARQUET = (".parquet", ".pq")
 TABLES = (".csv", *PARQUET)
+_RAGGED = re.compile(r"Row #(\d+): Expected (\d+) columns, got (\d+)")
 TIMES = ("timestamp", "time", "ts", "date", "datetime", "local_timestamp", "E", "T")
 
 
@@ -130,6 +133,8 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
         else:
             data, first = _read_csv(path), 2
         names = list(data.column_names)
+    except DataError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: not a readable table ({text}); correct the file") from error
@@ -143,8 +148,9 @@ def read_table(path: Path, columns: Sequence[str]) -> Table:
     for entry in columns:
         ours, _, name = entry.partition("=")
         if name not in names:
+            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
             raise DataError(
-                f"{path}: no column {name!r}, which data.columns names; it has {', '.join(names)}"
+                f"{path}: no column {name!r}, which data.columns names; name one of {shown}"
             )
         theirs[ours] = name
     return Table(path, data, theirs, first)
@@ -167,9 +173,8 @@ def _read_csv(path: Path) -> pa.Table:
         raise ValueError("the first line does not name every column")
     if len(set(names)) < len(names):
         return pa.table([pa.array([], pa.string())] * len(names), names=names)
-    return csv.read_csv(
-        path,
-        csv.ReadOptions(column_names=names, skip_rows=1, block_size=1 << 22),
+    read = csv.ReadOptions(column_names=names, skip_rows=1, block_size=1 << 22)
+    options = (
         csv.ParseOptions(ignore_empty_lines=False),
         csv.ConvertOptions(
             column_types={name: pa.string() for name in names},
@@ -177,3 +182,23 @@ def _read_csv(path: Path) -> pa.Table:
             strings_can_be_null=False,
         ),
     )
+    try:
+        return csv.read_csv(path, read, *options)
+    except pa.ArrowInvalid:
+        read.use_threads = False
+        return _numbered(path, read, *options)
+
+
+def _numbered(path: Path, *options: Any) -> pa.Table:
+    """Read with one thread, whose errors know their line."""
+    try:
+        return csv.read_csv(path, *options)
+    except pa.ArrowInvalid as error:
+        found = _RAGGED.search(str(error))
+        if found is None:
+            raise
+        line, expected, got = found.groups()
+        raise DataError(
+            f"{path}: line {line}: {got} columns, expected {expected}; correct the line; the last "
+            "one may be cut short"
+        ) from error

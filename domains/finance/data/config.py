@@ -91,9 +91,11 @@ class DataConfig:
             )
         needs_alpha = self.threshold in ("sigma", "fixed")
         if needs_alpha != (self.alpha > 0):
+            expected = "more than 0" if needs_alpha else "0"
+            remedy = "set it too" if needs_alpha else "it is for data.threshold=sigma or fixed"
             raise UsageError(
-                f"data.alpha: expected {'more than' if needs_alpha else ''} 0 with "
-                f"data.threshold={self.threshold}, got {self.alpha}"
+                f"data.alpha: expected {expected} with data.threshold={self.threshold}, got "
+                f"{self.alpha}; {remedy}"
             )
         for entry in self.columns:
             ours, equals, theirs = entry.partition("=")

@@ -36,6 +36,7 @@ class Findings:
     unit: str = "row"
     _kinds: dict[tuple[Severity, str, str], _Kind] = field(default_factory=dict)
     _whole: list[Problem] = field(default_factory=list)
+    _wrong: list[np.ndarray] = field(default_factory=list)
 
     def file(self, severity: Severity, what: str, remedy: str) -> None:
         """Add something wrong with the file as a whole."""
@@ -60,12 +61,18 @@ class Findings:
         """
         if not len(numbers):
             return
+        if severity == "error":
+            self._wrong.append(numbers)
         kind = self._kinds.setdefault((severity, what, remedy), _Kind())
         for place in range(min(SHOWN - len(kind.rows), len(numbers))):
             kind.rows.append(int(numbers[place]))
             kind.texts.append(what if detail is None else detail(place))
         kind.count += len(numbers)
         kind.last = max(kind.last, int(numbers[-1]))
+
+    def wrong_rows(self) -> np.ndarray:
+        """Return the numbers of the rows with errors so far, int64 `[n]`."""
+        return np.concatenate([np.zeros(0, np.int64), *self._wrong])
 
     @property
     def failed(self) -> bool:

@@ -15,6 +15,8 @@ from domains.finance.data.snapshots import is_snapshots, read_snapshots
 from shared_runtime.domain import Problem
 from shared_runtime.errors import DataError
 
+_LOBSTER = "TICKER_YYYY-MM-DD_START_END_message_LEVEL.csv and ..._orderbook_LEVEL.csv"
+
 
 def read_books(config: DataConfig) -> tuple[list[BookSeries], list[Problem]]:
     """Read all that `config.path` holds, and everything that is wrong with it, in one pass.
@@ -103,17 +105,23 @@ def _tables(config: DataConfig, kind: str) -> tuple[list[BookSeries], list[Probl
             snapshots = kind == "snapshots" or (kind == "table" and is_snapshots(table))
             if not snapshots and kind == "table" and not is_diffs(table):
                 names = ", ".join(table.data.column_names[:12])
+                meant = any(half in file.name for half in ("message", "orderbook"))
                 raise DataError(
                     f"{file}: neither ask_price_1, ask_size_1, bid_price_1, bid_size_1 nor "
                     f"side, price, size among {names}; name them with data.columns"
+                    + (f", or name LOBSTER's files {_LOBSTER}" if meant else "")
                 )
             read = read_snapshots if snapshots else read_diffs
             found, wrong = read(table, config.levels, config.tick)
             series += found
             problems += wrong
         except DataError as error:
-            what, _, remedy = str(error).removeprefix(f"{file}: ").partition("; ")
-            problems.append(Problem("error", str(file), what, remedy))
+            where, text = str(file), str(error).removeprefix(f"{file}: ")
+            if text.startswith("line "):
+                line, _, text = text.partition(": ")
+                where = f"{file}: {line}"
+            what, _, remedy = text.partition("; ")
+            problems.append(Problem("error", where, what, remedy))
     return series, problems
 
 

@@ -87,7 +87,8 @@ def _volume_rows(series: BookSeries, units: float) -> np.ndarray:
     events = series.events
     if events is None:
         raise DataError(
-            f"{series.source}: data.sample=volume needs order messages, which snapshots have not"
+            f"{series.source}: data.sample=volume needs order messages, which "
+            "snapshots have not; use data.sample=event, time or mid"
         )
     executed = (events.type == EventType.EXECUTE) | (events.type == EventType.EXECUTE_HIDDEN)
     passed = np.floor(np.cumsum(np.where(executed, events.size, 0.0)) / units + 1e-9)

@@ -72,16 +72,21 @@ def read_snapshots(
 
 
 def _check_levels(book: np.ndarray, numbers: np.ndarray, findings: Findings) -> None:
-    """Add negative numbers and levels out of order; make empty levels NaN and 0, in place."""
+    """Add negative numbers and levels out of order; make empty levels NaN and 0, in place.
+
+    A row is told for the first thing that is wrong with it.
+    """
+    clean = ~np.isin(numbers, findings.wrong_rows())
     negative = (book < 0).any(axis=1)
     remedy = "correct the row; an empty level has size 0"
     findings.rows("error", numbers[negative], "a negative price or size", remedy)
     price, size = book[:, 0::2], book[:, 1::2]
     empty = ~((price > 0) & (size > 0))
     half = empty & (price > 0) & (size != 0) & ~np.isnan(size) | empty & ~(price > 0) & (size > 0)
+    odd = half.any(axis=1) & clean & ~negative
     findings.rows(
         "error",
-        numbers[half.any(axis=1)],
+        numbers[odd],
         "a price without a size or a size without a price",
         remedy,
     )
@@ -92,6 +97,7 @@ def _check_levels(book: np.ndarray, numbers: np.ndarray, findings: Findings) -> 
         step = sign * np.diff(side, axis=1)
         hole = np.isnan(side[:, :-1]) & ~np.isnan(side[:, 1:])
         wrong |= ((step <= 0) | hole).any(axis=1)
+    wrong &= clean & ~(negative | odd)
     remedy = "sort the levels of the row from best to worst"
     findings.rows("error", numbers[wrong], "levels not from best to worst", remedy)
 

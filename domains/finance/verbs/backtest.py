@@ -14,7 +14,7 @@ from domains.finance.evaluation import scored_part, trading, without_unsure
 from domains.finance.inference import probabilities
 from domains.finance.profit import summary
 from domains.finance.rivals import rival_forecasts
-from domains.finance.verdict import verdict, verdict_figures
+from domains.finance.verdict import SHOWN, verdict, verdict_figures
 from shared_runtime import charts
 from shared_runtime.domain import Domain
 from shared_runtime.errors import DataError, UsageError
@@ -58,7 +58,9 @@ def run_backtest(
 
     Raises:
         DataError: the prices are normalised, so nothing can be traded.
+        UsageError: `out` holds something other than a backtest.
     """
+    _require_free(out)
     opened = open_run(domain, run, data=data, device=device, flags=flags, sets=sets)
     prepared = prepare_again(opened, other_data=data is not None)
     part, how = scored_part(prepared, split), trading(prepared)
@@ -100,6 +102,8 @@ def run_backtest(
         "metrics": {name: asdict(item) for name, item in found.metrics.items()},
         "baselines": {n: v for n, v in without_unsure(found, model).items() if n != model},
         "trading": asdict(how),
+        "text": found.text,
+        "shown": [name for name in SHOWN if name in found.metrics],
     }
     ledger = found.ledgers[model]
     folder = RunFolder(out or run / "backtest")
@@ -131,7 +135,7 @@ def command(domain: Domain, values: Mapping[str, Any]) -> None:
     """Carry out the verb for the command line."""
     if values["run"] is None:
         raise UsageError("--run is needed: the folder of a trained model")
-    text, document, files = run_backtest(
+    _, document, files = run_backtest(
         domain,
         values["run"],
         data=values["data"],
@@ -141,11 +145,18 @@ def command(domain: Domain, values: Mapping[str, Any]) -> None:
         flags=values["flags"],
         sets=values["set"] or [],
     )
-    print(text)
     print(table_text(document))
     for path in files:
         print(path)
     print(domain.DISCLAIMER)
+
+
+def _require_free(out: Path | None) -> None:
+    """Refuse a folder that holds anything but an earlier backtest, which may be replaced."""
+    if out is None or not out.exists() or (out / "backtest.html").is_file():
+        return
+    if not out.is_dir() or any(out.iterdir()):
+        raise UsageError(f"--out {out}: exists and is not an empty folder; choose another")
 
 
 def _money(value: float, ledger: Ledger, name: str) -> dict[str, float]:

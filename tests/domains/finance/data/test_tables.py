@@ -295,7 +295,7 @@ def test_diffs_equal_snapshots_of_the_same_book(tmp_path: Path) -> None:
         (b"", "first line is empty"),
         (b"\n\n", "first line is empty"),
         (b"a,a\n1,2\n", "column 'a' appears twice"),
-        (b"timestamp,side,price,size\n1,2\n", "Expected 4 columns, got 2"),
+        (b"timestamp,side,price,size\n1,2\n", "line 2: 2 columns, expected 4"),
         (b"timestamp,side,price,size\n1,\xff,3,4\n", "not a readable table"),
         (b"timestamp,,price\n1,2,3\n", "does not name every column"),
     ],
