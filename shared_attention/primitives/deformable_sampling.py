@@ -13,7 +13,7 @@ from shared_attention.primitives.weighted_bags import weighted_bags
 
 Shapes = Sequence[tuple[int, int]]
 """Height and width of each level of a feature pyramid."""
-READ_AT_ONCE = 2**16
+READ_AT_ONCE = 2**18
 """Readings whose places are in memory at a time for each core, without gradients."""
 
 
