@@ -119,7 +119,11 @@ def metrics_document(
     seed: int,
     baselines: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
-    """Return the content of `metrics.json`; `n_scored` counts every scored item."""
+    """Return the scores of a run; `n_scored` counts every scored item.
+
+    `metrics.json` is this without what is only to be shown: the `text`, and `shown`, the metrics
+    of tables. See `written`.
+    """
     said: dict[str, Any] = {"text": evaluation.text} if evaluation.text else {}
     if evaluation.shown:
         said["shown"] = [name for name in evaluation.shown if name in evaluation.metrics]
@@ -134,6 +138,11 @@ def metrics_document(
         "baselines": {name: dict(values) for name, values in baselines.items()},
         **said,
     }
+
+
+def written(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `metrics.json` holds of a `metrics_document`."""
+    return {key: value for key, value in document.items() if key not in ("text", "shown")}
 
 
 def results_table(document: Mapping[str, Any], *, most: int | None = None) -> Table:

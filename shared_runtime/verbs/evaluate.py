@@ -8,7 +8,7 @@ from typing import Any
 
 from shared_runtime.domain import Domain, Evaluation
 from shared_runtime.errors import UsageError
-from shared_runtime.results import metrics_document, table_text
+from shared_runtime.results import metrics_document, table_text, written
 from shared_runtime.run_folder import RunFolder
 from shared_runtime.runs import open_run, prepare_again
 
@@ -57,7 +57,7 @@ def evaluate(
     if out is not None:
         folder = RunFolder(out)
         write_evaluation(folder, evaluation)
-        folder.write_json("metrics.json", document)
+        folder.write_json("metrics.json", written(document))
     return document
 
 

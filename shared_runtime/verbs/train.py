@@ -23,7 +23,7 @@ from shared_runtime.domain import Domain, Evaluation, Figure, LoadedModel, Prepa
 from shared_runtime.errors import HeedError, UsageError
 from shared_runtime.options import RunConfig, find_model, resolve
 from shared_runtime.report import Report, render
-from shared_runtime.results import metrics_document, table_text
+from shared_runtime.results import metrics_document, table_text, written
 from shared_runtime.run_folder import RunFolder
 from shared_runtime.training import FitResult, fit
 from shared_runtime.verbs.evaluate import write_evaluation
@@ -51,7 +51,7 @@ class RunResult:
 
     folder: Path
     metrics: Mapping[str, Any]
-    """Content of `metrics.json`."""
+    """A `metrics_document`: content of `metrics.json`, and what is only shown."""
     evaluation: Evaluation
     loaded: LoadedModel
 
@@ -192,7 +192,7 @@ def _run(
     baselines = domain.baselines(prepared, "test")
     document = metrics_document(name, "test", evaluation, config.seed, baselines)
     write_evaluation(folder, evaluation)
-    folder.write_json("metrics.json", document)
+    folder.write_json("metrics.json", written(document))
     report = _report(domain, folder, prepared, built, fitted, loaded, evaluation, document)
     folder.write_text("report.html", render(report))
     folder.finish()

@@ -19,7 +19,7 @@ from shared_runtime import charts
 from shared_runtime.domain import Domain
 from shared_runtime.errors import DataError, UsageError
 from shared_runtime.report import Report, render
-from shared_runtime.results import table_text
+from shared_runtime.results import table_text, written
 from shared_runtime.run_folder import RunFolder
 from shared_runtime.runs import open_run, prepare_again
 
@@ -123,7 +123,7 @@ def run_backtest(
         folder.write_frame("trades.csv", ledger.trades),
         folder.write_frame("equity.csv", _equity(ledger)),
         folder.write_frame("verdict.csv", found.long),
-        folder.write_json("metrics.json", document),
+        folder.write_json("metrics.json", written(document)),
     ]
     for figure in figures:
         name = figure.title.lower().replace(" ", "-").replace(",", "")
