@@ -144,11 +144,15 @@ def test_one_domain_alone_runs_anywhere(built, environment):
     assert [path for path in (env.elsewhere / "series").rglob("*") if path.stat().st_size]
 
 
-def test_a_folder_of_the_checkout_installs_with_its_siblings(environment):
+@pytest.mark.parametrize("domain", ["finance", "forecasting"])
+def test_a_folder_of_the_checkout_installs_with_its_siblings(environment, domain):
     env = environment(*PACKAGES, extra=["hatchling"])
-    env.install(CHECKOUT / "packages" / "forecasting")
+    env.install(CHECKOUT / "packages" / domain)
     installed = env.pip("list")
-    assert all(name in installed for name in PACKAGES)
+    ours = {name for name in PACKAGES if name in installed}
+    assert ours == {"heed-core", "heed-runtime", f"heed-{domain}"}
+    env.command(f"heed-{domain}", "sample", "--out", "sample")
+    assert [path for path in (env.elsewhere / "sample").rglob("*") if path.is_file()]
     where = env.python("import shared_runtime; print(shared_runtime.__file__)")
     assert where.startswith(str(env.bin.parent))
 
