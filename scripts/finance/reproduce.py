@@ -118,7 +118,7 @@ def main() -> None:
     """Run a group."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of LOBSTER pairs")
-    parser.add_argument("--group", required=True)
+    parser.add_argument("--group", required=True, action="append")
     parser.add_argument("--label", action="append", help="only these labels")
     parser.add_argument("--horizon", type=int, action="append", help="only these horizons")
     parser.add_argument("--name", action="append", help="only these variants")
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    for experiment in experiments(arguments.group):
+    for experiment in itertools.chain.from_iterable(map(experiments, arguments.group)):
         chosen = all(
             not wanted or experiment[name] in wanted
             for name, wanted in vars(arguments).items()
