@@ -39,4 +39,7 @@ def faults(how: str) -> int:
 
 @pytest.mark.skipif(not keep_freed_memory(), reason="the allocator is not glibc's")
 def test_steady_steps_cause_hardly_any_page_faults():
-    assert 5 * faults("keep") < faults("return")
+    returned = faults("return")
+    if returned == 0:
+        pytest.skip("this kernel counts no page faults")
+    assert 5 * faults("keep") < returned
