@@ -1,4 +1,4 @@
-"""The plan of a run: what a fingerprint of the training part decides, as JSON state of the model."""
+"""What a fingerprint of the training part decides; goes with the model as JSON."""
 
 from __future__ import annotations
 
