@@ -31,6 +31,8 @@ class Item:
     sha256: str
     output: str | None
     error: str | None
+    files: Sequence[str] = ()
+    """Further files that were written for it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def files_in(folder: Path, pattern: str) -> list[Path]:
 def run_batch(
     inputs: Sequence[Path],
     out: Path,
-    work: Callable[[Path, str], None],
+    work: Callable[[Path, str], Sequence[str]],
     *,
     made_with: str,
     suffix: str,
@@ -59,13 +61,13 @@ def run_batch(
     """Call `work(input, output name)` for each file that is not done yet.
 
     A file is done when the manifest says so, neither the file nor `made_with` has changed since,
-    and its output is there. The manifest is written while the work goes on, so a pass that was
+    and its outputs are there. The manifest is written while the work goes on, so a pass that was
     killed continues where it stopped.
 
     Args:
-        inputs: Input files with distinct names.
+        inputs: Input files, or folders that are one item each, with distinct names.
         out: Folder of the outputs, `manifest.json` and `failures.csv`.
-        work: Writes `out / name` whole or raises.
+        work: Writes `out / name` whole or raises; returns the names of further files it wrote.
         made_with: What the outputs depend on besides their input, such as a model's hash.
         suffix: Added to an input's name to name its output.
         overwrite: Do the work again for files that are done.
@@ -81,7 +83,7 @@ def run_batch(
         for number, path in enumerate(inputs, start=1):
             name = f"{path.name}{suffix}"
             digest, before = _digest(path), items.get(path.name)
-            if before and before.sha256 == digest and (out / name).is_file():
+            if before and before.sha256 == digest and _all_there(out, name, before):
                 skipped += 1
                 continue
             items[path.name] = _attempt(path, name, digest, work)
@@ -97,15 +99,21 @@ def run_batch(
     return BatchResult(done, skipped, failures)
 
 
-def _attempt(path: Path, name: str, digest: str, work: Callable[[Path, str], None]) -> Item:
+def _all_there(out: Path, name: str, item: Item) -> bool:
+    return all((out / file).is_file() for file in (name, *item.files))
+
+
+def _attempt(
+    path: Path, name: str, digest: str, work: Callable[[Path, str], Sequence[str]]
+) -> Item:
     try:
-        work(path, name)
+        files = work(path, name)
     except HeedError as error:
         return Item("failed", digest, None, _line(str(error)))
     except Exception as error:
         _log.debug("%s", path, exc_info=True)
         return Item("failed", digest, None, _line(f"{type(error).__name__}: {error}"))
-    return Item("done", digest, name, None)
+    return Item("done", digest, name, None, tuple(files))
 
 
 def _finished(out: Path, made_with: str) -> dict[str, Item]:
@@ -137,6 +145,9 @@ def _csv(failures: Mapping[str, str]) -> str:
 
 
 def _digest(path: Path) -> str:
+    if path.is_dir():
+        parts = [f"{file.relative_to(path)} {_digest(file)}" for file in files_in(path, "**/*")]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

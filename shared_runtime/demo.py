@@ -75,7 +75,7 @@ def _one(domain: Domain, out: Path) -> IndexItem:
     from shared_runtime.run_folder import RunFolder
     from shared_runtime.samples import sample_path
     from shared_runtime.verbs.explain import explain
-    from shared_runtime.verbs.predict import predict
+    from shared_runtime.verbs.predict import predict, write_files
     from shared_runtime.verbs.sample import sample
     from shared_runtime.verbs.train import train
 
@@ -88,7 +88,10 @@ def _one(domain: Domain, out: Path) -> IndexItem:
     config = resolve(domain, flags=flags, sets=domain.DEMO["set"])
     result = train(domain, config, out / "run")
     say("  predicting and explaining")
-    RunFolder(out).write_frame("predictions.csv", predict(domain, result.folder, data))
+    item = domain.items(data, "*")[0] if data.is_dir() else data
+    prediction = predict(domain, result.folder, item)
+    RunFolder(out).write_frame("predictions.csv", prediction.table)
+    write_files(out / "predictions", prediction)
     if spec.attention is not None:
         explain(domain, result.folder, out=out / "explain")
     return IndexItem(

@@ -6,7 +6,7 @@ Nothing heavy is imported here, so command lines that only print help stay fast.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -70,7 +70,12 @@ class DomainOption:
 
 
 class Batches(Protocol):
-    """A data set that assembles whole batches: no per-item Python."""
+    """A data set that assembles whole batches: no per-item Python.
+
+    One whose items differ from epoch to epoch, such as random patches, also has
+    `start_epoch(epoch)`, which is called before the first batch of each epoch, resumed ones
+    included.
+    """
 
     def __len__(self) -> int: ...
 
@@ -131,6 +136,16 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """What predicting for one item gives."""
+
+    table: pd.DataFrame
+    files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+    """Files in the field's own format by name, the main one first; each is written to the path
+    that its function is given."""
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A model read back from a run folder."""
 
@@ -155,6 +170,10 @@ class Domain(Protocol):
     """Dataclass of the `training:` section: `TrainingConfig`, or one that adds to it."""
     SAMPLES: Mapping[str, str]
     """File that `write_sample` writes for each model task, relative to its folder."""
+    PREDICTS: Sequence[str]
+    """Endings of the files that `predict` writes beside its table, such as `.nii.gz`."""
+    PREDICT_SETTINGS: Sequence[str]
+    """Keys of the `data:` section that `predict` follows; others are the trained model's."""
     DEMO: Mapping[str, Any]
     """What `heed demo` trains: `model`, and `set`: a list of `key=value` that keep it brief."""
 
@@ -217,9 +236,18 @@ class Domain(Protocol):
         ...
 
     def predict(
-        self, loaded: LoadedModel, source: Path, *, batch_size: int, device: torch.device
-    ) -> pd.DataFrame:
-        """Predict for one item in the field's own format; keep its ids and timestamps."""
+        self,
+        loaded: LoadedModel,
+        source: Path,
+        *,
+        data: Any,
+        batch_size: int,
+        device: torch.device,
+    ) -> Prediction:
+        """Predict for one item in the field's own format; keep its ids and timestamps.
+
+        `data` is the `data:` section of the run with what the command changes in it.
+        """
         ...
 
     def explain(

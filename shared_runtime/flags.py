@@ -128,7 +128,8 @@ VERBS: Mapping[str, Verb] = {
         Verb(
             "predict",
             "Predict for one file, or for every file of a folder.",
-            ("run", "data", "out", "pattern", "overwrite", "device", "quiet", "debug"),
+            ("run", "data", "out", "pattern", "overwrite", "device", "set", "quiet", "debug"),
+            takes_configuration=True,
         ),
         Verb(
             "explain",

@@ -63,6 +63,9 @@ class BatchLoader:
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """Yield the batches of this epoch, from a restored position on if there is one."""
         start, self._start = self._start, 0
+        begin = getattr(self.batches, "start_epoch", None)
+        if begin is not None:
+            begin(self.epoch)
         parts = self._parts()
         for number in range(start, len(parts)):
             self.indices = parts[number]

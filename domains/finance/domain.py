@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,15 @@ from domains.finance.data.windows import make_windows
 from domains.finance.models.registry import MODELS
 from domains.finance.tasks import TrendTask, class_weights
 from domains.finance.training_config import FinanceTraining
-from shared_runtime.domain import Evaluation, Figure, LoadedModel, ModelSpec, Prepared, Problem
+from shared_runtime.domain import (
+    Evaluation,
+    Figure,
+    LoadedModel,
+    ModelSpec,
+    Prediction,
+    Prepared,
+    Problem,
+)
 from shared_runtime.errors import DataError
 from shared_runtime.options import model_arguments
 from shared_runtime.training import Task
@@ -35,6 +43,8 @@ DISCLAIMER = "Research software: no investment advice. Past order books do not p
 DEFAULT_MODEL = "TLOB"
 Training = FinanceTraining
 SAMPLES: Mapping[str, str] = {"trend": LOBSTER}
+PREDICTS: Sequence[str] = ()
+PREDICT_SETTINGS: Sequence[str] = ()
 DEMO: Mapping[str, Any] = {
     "model": "TLOB",
     "set": [
@@ -142,10 +152,10 @@ def baselines(prepared: Prepared, split: str) -> Mapping[str, Mapping[str, float
 
 
 def predict(
-    loaded: LoadedModel, source: Path, *, batch_size: int, device: torch.device
-) -> pd.DataFrame:
+    loaded: LoadedModel, source: Path, *, data: DataConfig, batch_size: int, device: torch.device
+) -> Prediction:
     """Forecast after every row of a file."""
-    return prediction.predict(loaded, source, batch_size=batch_size, device=device)
+    return Prediction(prediction.predict(loaded, source, batch_size=batch_size, device=device))
 
 
 def explain(

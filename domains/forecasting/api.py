@@ -45,4 +45,4 @@ def forecast(run: str | Path, data: str | Path, *, device: str = "auto") -> pd.D
         DataError: the file cannot be used.
         UsageError: the folder holds no trained model.
     """
-    return predict(cast(Domain, domain), Path(run), Path(data), device=device)
+    return predict(cast(Domain, domain), Path(run), Path(data), device=device).table

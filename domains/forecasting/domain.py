@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,15 @@ from domains.forecasting.models.registry import MODELS
 from domains.forecasting.tasks import ClassifyTask, ForecastTask
 from domains.forecasting.training_config import ForecastTraining
 from shared_runtime.batch import files_in
-from shared_runtime.domain import Evaluation, Figure, LoadedModel, ModelSpec, Prepared, Problem
+from shared_runtime.domain import (
+    Evaluation,
+    Figure,
+    LoadedModel,
+    ModelSpec,
+    Prediction,
+    Prepared,
+    Problem,
+)
 from shared_runtime.errors import DataError, UsageError
 from shared_runtime.training import Task
 from shared_runtime.training_config import TrainingConfig
@@ -36,6 +44,8 @@ DISCLAIMER = ""
 DEFAULT_MODEL = "InvertedTransformer"
 Training = ForecastTraining
 SAMPLES: Mapping[str, str] = {"forecast": WIDE, "classify": TRAIN}
+PREDICTS: Sequence[str] = ()
+PREDICT_SETTINGS: Sequence[str] = ()
 DEMO: Mapping[str, Any] = {
     "model": "InvertedTransformer",
     "set": [
@@ -173,11 +183,11 @@ def items(folder: Path, pattern: str) -> list[Path]:
 
 
 def predict(
-    loaded: LoadedModel, source: Path, *, batch_size: int, device: torch.device
-) -> pd.DataFrame:
+    loaded: LoadedModel, source: Path, *, data: DataConfig, batch_size: int, device: torch.device
+) -> Prediction:
     """Forecast past the end of a file, or classify its series."""
     hook = prediction.predict if loaded.spec.task == "forecast" else classification_runs.predict
-    return hook(loaded, source, batch_size=batch_size, device=device)
+    return Prediction(hook(loaded, source, batch_size=batch_size, device=device))
 
 
 def explain(

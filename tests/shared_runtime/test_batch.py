@@ -15,7 +15,7 @@ class Work:
         self.out = out
         self.seen: list[str] = []
 
-    def __call__(self, path: Path, name: str) -> None:
+    def __call__(self, path: Path, name: str) -> list[str]:
         self.seen.append(path.name)
         text = path.read_text()
         if text == "bad":
@@ -26,6 +26,8 @@ class Work:
             raise KeyboardInterrupt
         self.out.mkdir(exist_ok=True)
         (self.out / name).write_text(text.upper())
+        (self.out / f"{name}.map").write_text(text)
+        return [f"{name}.map"]
 
 
 @pytest.fixture
@@ -75,6 +77,36 @@ def test_only_what_is_not_done_is_done_again(inputs: list[Path], tmp_path: Path)
     work.seen.clear()
     go(inputs, work, made_with="another model")
     assert work.seen == ["a", "b", "c", "d"]
+
+
+def test_an_item_is_done_only_with_all_its_files(inputs: list[Path], tmp_path: Path) -> None:
+    work = Work(tmp_path / "out")
+    go(inputs, work)
+    (work.out / "a.txt.map").unlink()
+    work.seen.clear()
+    go(inputs[:1], work)
+    assert work.seen == ["a"]
+    assert (work.out / "a.txt.map").is_file()
+
+
+def test_a_folder_can_be_one_item(tmp_path: Path) -> None:
+    series, out = tmp_path / "series", tmp_path / "out"
+    (series / "part").mkdir(parents=True)
+    (series / "part" / "1").write_text("x")
+    seen = []
+
+    def work(path: Path, name: str) -> list[str]:
+        seen.append(path.name)
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("y")
+        return []
+
+    for _ in range(2):
+        run_batch([series], out, work, made_with="m", suffix=".txt")
+    assert seen == ["series"]
+    (series / "part" / "1").rename(series / "part" / "2")
+    run_batch([series], out, work, made_with="m", suffix=".txt")
+    assert seen == ["series", "series"], "a renamed file inside is a change"
 
 
 def test_an_interrupted_pass_continues(inputs: list[Path], tmp_path: Path) -> None:

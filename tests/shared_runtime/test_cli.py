@@ -28,7 +28,7 @@ FROZEN = {
     "train": "--data --model --attention --out --seed --config --device --set --resume "
     "--dry-run --quiet -q --debug --target",
     "evaluate": "--run --data --split --out --device --set --quiet -q --debug",
-    "predict": "--run --data --out --pattern --overwrite --device --quiet -q --debug",
+    "predict": "--run --data --out --pattern --overwrite --device --quiet -q --debug --set",
     "explain": "--run --data --out --device --quiet -q --debug",
     "models": "--json --debug",
     "export": "--run --format --out --quiet -q --debug",
@@ -180,6 +180,6 @@ def test_missing_dependency_of_a_domain_names_the_extra() -> None:
 
 
 def test_domain_options_only_where_there_is_a_configuration() -> None:
-    option = DomainOption("--level", "data.level", int, "Level.", ("predict",))
-    with pytest.raises(ValueError, match="--level: the verb predict takes no configuration"):
+    option = DomainOption("--level", "data.level", int, "Level.", ("explain",))
+    with pytest.raises(ValueError, match="--level: the verb explain takes no configuration"):
         domain_app("x", "x.domain", summary="s", options=(option,))

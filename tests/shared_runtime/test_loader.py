@@ -36,6 +36,23 @@ def test_without_shuffling_the_order_is_kept_and_the_partial_batch_comes_last() 
     assert indices(loader_of(5, 2, shuffle=False, drop_last=True)) == [[0, 1], [2, 3]]
 
 
+def test_items_that_differ_from_epoch_to_epoch_are_told_the_epoch() -> None:
+    told = []
+
+    class Changing(Arrays):
+        def start_epoch(self, epoch: int) -> None:
+            told.append(epoch)
+
+    loader = BatchLoader(Changing(6, 0), 2, seed=0, shuffle=True)
+    list(loader)
+    loader.set_epoch(3)
+    next(iter(loader))
+    resumed = BatchLoader(Changing(6, 0), 2, seed=0, shuffle=True)
+    resumed.load_state_dict(loader.state_dict())
+    list(resumed)
+    assert told == [0, 3, 3]
+
+
 def test_the_order_depends_on_seed_and_epoch_only() -> None:
     first, second = loader_of(30, 7), loader_of(30, 7)
     epochs = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from shared_runtime.runs import open_run, prepare_again
 from shared_runtime.verbs import export as export_verb
 from shared_runtime.verbs.evaluate import evaluate
 from shared_runtime.verbs.export import export
-from shared_runtime.verbs.predict import predict
+from shared_runtime.verbs.predict import predict, predict_folder
 from shared_runtime.verbs.train import train
 from tests.shared_runtime.toy_domain import domain as toy
 from tests.shared_runtime.toy_domain.cli import app
@@ -144,6 +145,45 @@ def test_only_data_of_a_finished_run_can_be_set(run: Path) -> None:
     with pytest.raises(UsageError, match=r"--set training\.epochs=3: a trained model is fixed"):
         evaluate(toy, run, sets=["training.epochs=3"])
     assert evaluate(toy, run, sets=["data.test_share=0.1"])["n_scored"] == 12
+
+
+def test_predict_follows_its_own_settings_only(run: Path, data: Path) -> None:
+    table = predict(toy, run, data).table
+    doubled = predict(toy, run, data, sets=["data.factor=2"])
+    pd.testing.assert_frame_equal(doubled.table, table)
+    for key in ("data.test_share", "training.epochs", "data.nonsense"):
+        with pytest.raises(UsageError, match=rf"{key}: predict does not follow .* data.factor"):
+            predict(toy, run, data, sets=[f"{key}=1"])
+
+
+def test_predicted_files_are_written_beside_the_table(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    inputs, out = tmp_path / "in", tmp_path / "out"
+    inputs.mkdir()
+    shutil.copyfile(data, inputs / "rows.csv")
+    assert predict_folder(toy, run, inputs, out).done == 1
+    once = float((out / "rows.mean").read_text())
+    assert sorted(p.name for p in out.iterdir()) == [
+        "failures.csv",
+        "manifest.json",
+        "rows.csv.predictions.csv",
+        "rows.mean",
+    ]
+    assert predict_folder(toy, run, inputs, out).skipped == 1
+    again = predict_folder(toy, run, inputs, out, sets=["data.factor=2"])
+    assert (again.done, again.skipped) == (1, 0), "another setting is another prediction"
+    assert float((out / "rows.mean").read_text()) == pytest.approx(2 * once, abs=1e-5)
+
+
+def test_two_items_never_write_the_same_file(run: Path, data: Path, tmp_path: Path) -> None:
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    for name in ("rows.csv", "rows.txt"):
+        shutil.copyfile(data, inputs / name)
+    result = predict_folder(toy, run, inputs, tmp_path / "out")
+    assert result.done == 1
+    assert "its rows.mean would replace that of" in result.failures["rows.txt"]
 
 
 class FixedBatch(nn.Module):

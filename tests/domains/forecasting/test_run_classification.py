@@ -32,7 +32,7 @@ def test_the_scores_are_those_of_the_predictions(labelled_run: RunResult, sample
 
 
 def test_predicted_classes_are_those_of_evaluation(labelled_run: RunResult, sample: Path) -> None:
-    table = predict(DOMAIN, labelled_run.folder, sample / "gestures_TEST.ts")
+    table = predict(DOMAIN, labelled_run.folder, sample / "gestures_TEST.ts").table
     names = ["circle", "line", "push", "wave"]
     assert list(table) == ["row", "predicted", *(f"p-{name}" for name in names)]
     probability = table[[f"p-{name}" for name in names]]
@@ -52,10 +52,10 @@ def test_a_prediction_does_not_depend_on_the_batch_or_the_longest_series(
     shortest = min(lines[start:], key=len)
     path = tmp_path / "one.ts"
     path.write_text("\n".join([*lines[:start], shortest]) + "\n")
-    alone = DOMAIN.predict(loaded, path, batch_size=8, device=CPU)
+    alone = DOMAIN.predict(loaded, path, batch_size=8, data=None, device=CPU).table
     file = sample / "gestures_TEST.ts"
-    every = DOMAIN.predict(loaded, file, batch_size=32, device=CPU)
-    small = DOMAIN.predict(loaded, file, batch_size=1, device=CPU)
+    every = DOMAIN.predict(loaded, file, batch_size=32, data=None, device=CPU).table
+    small = DOMAIN.predict(loaded, file, batch_size=1, data=None, device=CPU).table
     columns = [name for name in alone if name.startswith("p-")]
     np.testing.assert_allclose(every[columns], small[columns], atol=1e-5)
     row = lines[start:].index(shortest)

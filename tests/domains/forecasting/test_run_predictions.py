@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 
 def future(loaded: LoadedModel, path: Path, batch_size: int = 32) -> pd.DataFrame:
-    return DOMAIN.predict(loaded, path, batch_size=batch_size, device=CPU)
+    return DOMAIN.predict(loaded, path, batch_size=batch_size, data=None, device=CPU).table
 
 
 def assert_close(left: pd.DataFrame, right: pd.DataFrame) -> None:
@@ -42,7 +42,7 @@ def assert_close(left: pd.DataFrame, right: pd.DataFrame) -> None:
 def test_wide_forecast_has_the_columns_of_the_file_and_the_times_after_it(
     wide_run: RunResult, wide_file: Path
 ) -> None:
-    table = predict(DOMAIN, wide_run.folder, wide_file)
+    table = predict(DOMAIN, wide_run.folder, wide_file).table
     assert list(table) == ["date", "c0", "c1", "c2"]
     after = pd.date_range("2024-01-11 20:00", periods=HORIZON, freq="h")
     assert table["date"].tolist() == after.strftime("%Y-%m-%d %H:%M:%S").tolist()
@@ -123,7 +123,7 @@ def test_hours_are_written_with_hours_even_where_all_are_midnight(tmp_path: Path
 
 
 def test_quantile_columns_are_named_and_ordered(quantile_run: RunResult, wide_file: Path) -> None:
-    table = predict(DOMAIN, quantile_run.folder, wide_file)
+    table = predict(DOMAIN, quantile_run.folder, wide_file).table
     levels = ["q0.1", "q0.25", "q0.5", "q0.75", "q0.9"]
     assert list(table) == ["date", *(f"c{n}-{level}" for n in range(3) for level in levels)]
     for channel in range(3):
@@ -147,7 +147,7 @@ def test_a_forecast_is_what_evaluation_gave_for_the_same_cut_off(
     path = write(frame.iloc[:-HORIZON], tmp_path / "cut.csv")
     assert (evaluated["cutoff"] == frame["date"].iloc[-HORIZON - 1]).all()
     assert evaluated["c1-true"].tolist() == frame["c1"].tail(HORIZON).tolist()
-    predicted = predict(DOMAIN, run.folder, path)
+    predicted = predict(DOMAIN, run.folder, path).table
     assert_close(predicted, evaluated[list(predicted)])
 
 
@@ -156,7 +156,7 @@ def test_a_long_forecast_is_what_evaluation_gave_for_the_same_cut_off(
 ) -> None:
     frame = pd.read_csv(long_file, dtype={"unique_id": str})
     cut = frame[frame["ds"] < "2024-06-19"]
-    predicted = predict(DOMAIN, long_run.folder, write(cut, tmp_path / "cut.csv"))
+    predicted = predict(DOMAIN, long_run.folder, write(cut, tmp_path / "cut.csv")).table
     assert_close(predicted, long_run.evaluation.predictions[list(predicted)])
 
 
@@ -165,7 +165,7 @@ def test_a_forecast_with_covariates_is_what_evaluation_gave(
 ) -> None:
     frame = pd.read_csv(long_file, dtype={"unique_id": str})
     frame.loc[frame["ds"] >= "2024-06-19", "y"] = np.nan
-    predicted = predict(DOMAIN, covariate_run.folder, write(frame, tmp_path / "ahead.csv"))
+    predicted = predict(DOMAIN, covariate_run.folder, write(frame, tmp_path / "ahead.csv")).table
     evaluated = covariate_run.evaluation.predictions
     assert_close(predicted, evaluated.loc[evaluated["cutoff"] == "2024-06-18", list(predicted)])
 
@@ -180,7 +180,7 @@ def test_known_covariates_of_the_horizon_change_the_forecast(
     for promotion in (0, 1):
         path = tmp_path / f"{promotion}.csv"
         write(frame.assign(promotion=frame["promotion"].where(~ahead, promotion)), path)
-        tables.append(predict(DOMAIN, covariate_run.folder, path))
+        tables.append(predict(DOMAIN, covariate_run.folder, path).table)
     assert (tables[0]["forecast"] != tables[1]["forecast"]).all()
 
 
@@ -248,6 +248,6 @@ def test_interleaved_rows_give_the_same_forecasts(
 ) -> None:
     frame = pd.read_csv(long_file, dtype={"unique_id": str})
     path = write(frame.sort_values("ds", kind="stable"), tmp_path / "interleaved.csv")
-    usual = predict(DOMAIN, long_run.folder, long_file).set_index(["unique_id", "ds"])
-    mixed = predict(DOMAIN, long_run.folder, path).set_index(["unique_id", "ds"])
+    usual = predict(DOMAIN, long_run.folder, long_file).table.set_index(["unique_id", "ds"])
+    mixed = predict(DOMAIN, long_run.folder, path).table.set_index(["unique_id", "ds"])
     assert_close(mixed.loc[usual.index], usual)

@@ -135,15 +135,16 @@ def test_quantile_intervals_are_calibrated_on_validation_and_saved(
         outside = np.maximum(raw[..., low] - target, target - raw[..., high])
         expected = np.sort(outside, axis=0)[int(np.ceil((count + 1) * coverage)) - 1]
         np.testing.assert_allclose(offsets[pair], expected, atol=2e-6)
-    table = predict(DOMAIN, quantile_run.folder, wide_file)
+    table = predict(DOMAIN, quantile_run.folder, wide_file).table
     loaded = opened.loaded
     bare = {k: v for k, v in loaded.preprocessing.items() if k != "conformal_offsets"}
     without = DOMAIN.predict(
         type(loaded)(loaded.spec, loaded.model, loaded.arguments, bare, loaded.folder),
         wide_file,
+        data=opened.config.data,
         batch_size=32,
         device=CPU,
-    )
+    ).table
     grid = without.iloc[:, 1:].to_numpy().reshape(1, HORIZON, 3, 5)
     scaler = prepared.test.store.scaler
     mean, std = scaler.mean[0][:, None], scaler.std[0][:, None]

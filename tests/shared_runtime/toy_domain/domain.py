@@ -14,7 +14,15 @@ import numpy as np
 import pandas as pd
 
 from shared_runtime.batch import files_in
-from shared_runtime.domain import Evaluation, Figure, LoadedModel, ModelSpec, Prepared, Problem
+from shared_runtime.domain import (
+    Evaluation,
+    Figure,
+    LoadedModel,
+    ModelSpec,
+    Prediction,
+    Prepared,
+    Problem,
+)
 from shared_runtime.errors import DataError, UsageError
 from shared_runtime.training_config import TrainingConfig
 
@@ -30,6 +38,8 @@ DISCLAIMER = "For tests only."
 DEFAULT_MODEL = "Tokens"
 Training = TrainingConfig
 SAMPLES = {"regress": "rows.csv"}
+PREDICTS = (".mean",)
+PREDICT_SETTINGS = ("factor",)
 DEMO = {"model": "Tokens", "set": ["training.epochs=2"]}
 
 _HERE = "tests.shared_runtime.toy_domain.models"
@@ -41,6 +51,7 @@ class DataConfig:
     target: str = "y"
     id_column: str | None = "id"
     test_share: float = 0.2
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.test_share < 0.5:
@@ -206,8 +217,8 @@ def items(folder: Path, pattern: str) -> list[Path]:
 
 
 def predict(
-    loaded: LoadedModel, source: Path, *, batch_size: int, device: torch.device
-) -> pd.DataFrame:
+    loaded: LoadedModel, source: Path, *, data: DataConfig, batch_size: int, device: torch.device
+) -> Prediction:
     state = loaded.preprocessing
     try:
         frame = pd.read_csv(source)
@@ -219,7 +230,9 @@ def predict(
     x = (frame[state["columns"]].to_numpy(np.float64) - state["mean"]) / state["std"]
     rows = Rows(x, np.zeros(len(x)), np.zeros(len(x)))
     out = frame[[state["id_column"]]].copy()
-    return out.assign(predicted=_apply(loaded.model, rows, device) + state["offset"])
+    out = out.assign(predicted=_apply(loaded.model, rows, device) + state["offset"])
+    text = f"{out['predicted'].mean() * data.factor:.6f}\n"
+    return Prediction(out, {f"{source.stem}.mean": lambda path: path.write_text(text) and None})
 
 
 def explain(
