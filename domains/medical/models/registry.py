@@ -1,0 +1,113 @@
+"""The models of the domain, as `heed medical models` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from shared_runtime.domain import ModelSpec
+
+_PACKAGE = "domains.medical.models"
+_SETTINGS = {
+    "learning_rate": 2e-3,
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "warmup_steps": 20,
+    "clip_norm": 12.0,
+    "average": 0.99,
+}
+
+
+def _model(
+    name: str,
+    module: str,
+    *,
+    paper: str,
+    summary: str,
+    attention: str | None = None,
+    task: str = "segment",
+    training: Mapping[str, Any] = _SETTINGS,
+) -> ModelSpec:
+    target = f"{_PACKAGE}.{module}:{name}"
+    return ModelSpec(name, target, task, paper, summary, attention, dict(training))
+
+
+_SPECS = (
+    _model(
+        "MPUNet",
+        "mpu_net",
+        attention="softmax",
+        paper="Yu, Han and Song, 3D Medical Image Segmentation based on multi-scale MPU-Net, 2023 "
+        "(arXiv 2307.05799)",
+        summary="a U-Net with position attention at its bottleneck, and multi-scale and "
+        "cross-attention in its decoder",
+    ),
+    _model(
+        "MSGuidedNet",
+        "ms_guided_net",
+        attention="softmax",
+        paper="Sinha and Dolz, Multi-scale self-guided attention for medical image segmentation, "
+        "2020 (arXiv 1906.02849)",
+        summary="position and channel attention at four scales, guided by a shared encoder",
+    ),
+    _model(
+        "AttSwinUNet",
+        "att_swin_unet",
+        attention="swin_window",
+        paper="Aghdam et al., Attention Swin U-Net, ISBI 2023 (arXiv 2210.16898)",
+        summary="windowed attention whose encoder maps guide the decoder, and cross-contextual "
+        "skips",
+    ),
+    _model(
+        "MEFN",
+        "mefn",
+        attention="softmax",
+        task="fuse",
+        paper="Multi-modal Evidential Fusion Network for Trusted PET/CT Tumor Segmentation, 2024 "
+        "(arXiv 2406.18327)",
+        summary="PET and CT with evidence of each, fused by Dempster and Shafer, and an "
+        "uncertainty map",
+    ),
+    _model(
+        "DynamicSubspaceLearners",
+        "dynamic_subspace_learners",
+        attention="softmax",
+        task="retrieve",
+        paper="Adiga, Dolz and Lombaert, Attention-based Dynamic Subspace Learners for Medical Image "
+        "Analysis, 2022 (arXiv 2206.09068)",
+        summary="embeds images for retrieval with a growing number of learners, and shows where "
+        "it looks",
+    ),
+    _model(
+        "UNet",
+        "unet",
+        paper="Kerfoot et al., Left-Ventricle Quantification Using Residual U-Net, 2019; MONAI's",
+        summary="a residual U-Net",
+    ),
+    _model(
+        "DynUNet",
+        "dyn_unet",
+        paper="Isensee et al., nnU-Net, Nature Methods 2021; MONAI's",
+        summary="the U-Net of nnU-Net, its kernels and strides from the patch",
+    ),
+    _model(
+        "AttentionUnet",
+        "attention_unet",
+        paper="Oktay et al., Attention U-Net, 2018 (arXiv 1804.03999); MONAI's",
+        summary="a U-Net whose skips are gated",
+    ),
+    _model(
+        "SwinUNETR",
+        "swin_unetr",
+        paper="Hatamizadeh et al., Swin UNETR, 2022 (arXiv 2201.01266); MONAI's",
+        summary="a windowed transformer as encoder, convolutions as decoder",
+    ),
+    _model(
+        "SegResNet",
+        "segresnet",
+        paper="Myronenko, 3D MRI brain tumor segmentation using autoencoder regularization, 2018 "
+        "(arXiv 1810.11654); MONAI's",
+        summary="a residual encoder-decoder",
+    ),
+)
+MODELS: Mapping[str, ModelSpec] = {spec.name: spec for spec in _SPECS}
