@@ -35,6 +35,8 @@ class Plan:
     intensities: tuple[Intensity, ...]
     batch_size: int
     """Patches of a step that fit the memory given."""
+    crop: bool = False
+    """Whether scans are cropped to what is not zero, and z-scores look at nothing else."""
 
     @property
     def classes(self) -> int:
