@@ -172,9 +172,7 @@ def predict(
     case = scan_items.case_of(source, channels)
     scan = read_scan(case, channels, spatial_dims=loaded.arguments["spatial_dims"])
     if loaded.spec.task == "retrieve":
-        table = retrieval.predict(
-            loaded, [(case.id, scan)], batch_size=batch_size, device=device
-        )
+        table = retrieval.predict(loaded, [(case.id, scan)], batch_size=batch_size, device=device)
         mask = retrieval.weak_mask(loaded, scan, device=device)
         write = partial(write_mask, mask=mask, like=scan, values=(0, 255))
         return Prediction(table, {f"{case.id}{mask_suffix(scan)}": write})

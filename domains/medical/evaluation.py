@@ -83,7 +83,9 @@ def baselines(prepared: Prepared, split: str) -> dict[str, dict[str, float]]:
     plan, config = part.source.plan, part.source.config
     step = max(1, len(train.cases) // MOST_TRAINING_CASES)
     chosen = dataclasses.replace(train, cases=train.cases[::step])
-    fitted = fit_baselines((_turned(scan, truth) for _, scan, truth in chosen.scans()), plan.classes)
+    fitted = fit_baselines(
+        (_turned(scan, truth) for _, scan, truth in chosen.scans()), plan.classes
+    )
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in fitted}
     for case, scan, truth in part.scans():
         image, label = _turned(scan, truth)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from domains.medical.data.cache import PreparedCase, prepare_cases
 from domains.medical.data.case import Case, DataSet, Scan
 from domains.medical.data.config import DataConfig
 from domains.medical.data.fingerprint import fingerprint
@@ -38,27 +39,42 @@ class Source:
         return read(case, self.data_set)
 
 
-@dataclass(frozen=True)
 class Part:
-    """The cases of a part, and its patches where it has any."""
+    """The cases of a part, and patches of them; satisfies `shared_runtime.domain.Batches`.
 
-    cases: tuple[Case, ...]
-    source: Source
-    patches: Batches | None = None
+    Patches are prepared when they are first asked for, so that scoring prepares none.
+
+    Args:
+        cases: of the part.
+        source: where they come from.
+        make: makes the patches; None where whole cases are scored and there are none.
+    """
+
+    def __init__(
+        self, cases: tuple[Case, ...], source: Source, make: Callable[[], Batches] | None = None
+    ) -> None:
+        self.cases = cases
+        self.source = source
+        self._make = make
+
+    @cached_property
+    def patches(self) -> Batches:
+        """The patches of the part."""
+        if self._make is None:
+            raise DataError("the part that is scored has whole cases and no patches")
+        return self._make()
 
     def __len__(self) -> int:
-        return len(self.cases) if self.patches is None else len(self.patches)
+        return len(self.cases) if self._make is None else len(self.patches)
 
     def start_epoch(self, epoch: int) -> None:
-        """Draw other patches."""
+        """Draw other patches, where they differ from epoch to epoch."""
         begin = getattr(self.patches, "start_epoch", None)
         if begin is not None:
             begin(epoch)
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """Return patches: `image` `[n, C, *patch]` and `label` `[n, *patch]`."""
-        if self.patches is None:
-            raise DataError("the part that is scored has whole cases and no patches")
         return self.patches.batch(indices)
 
     def scans(self) -> Iterator[tuple[Case, Scan, np.ndarray]]:
@@ -97,8 +113,8 @@ def prepare(
         parts = unseen(parts, data_set, trained, config.path)
     source = Source(data_set, plan, config)
     return Prepared(
-        train=_training(parts.train, source, seed) if parts.train else Part((), source),
-        val=_validation(parts.val, source, seed),
+        train=Part(parts.train, source, lambda: _random_patches(parts.train, source, seed)),
+        val=Part(parts.val, source, lambda: _fixed_patches(parts.val, source)),
         test=Part(parts.test, source),
         model_arguments={
             "channels": len(plan.channels),
@@ -181,12 +197,16 @@ def hash_of(data_set: DataSet) -> str:
     return digest.hexdigest()
 
 
-def _training(cases: tuple[Case, ...], source: Source, seed: int) -> Part:
-    raise NotImplementedError
+def _random_patches(cases: tuple[Case, ...], source: Source, seed: int) -> Batches:
+    return PatchBatches(_prepared(cases, source), source.plan, source.config, seed=seed)
 
 
-def _validation(cases: tuple[Case, ...], source: Source, seed: int) -> Part:
-    raise NotImplementedError
+def _fixed_patches(cases: tuple[Case, ...], source: Source) -> Batches:
+    return FixedPatches(_prepared(cases, source), source.plan)
+
+
+def _prepared(cases: tuple[Case, ...], source: Source) -> tuple[PreparedCase, ...]:
+    return prepare_cases(cases, source.plan, source.read, source.config.cache)
 
 
 def _summary(data_set: DataSet, plan: Plan, parts: Parts) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class DataConfig:
     """Labels whose components are also scored one by one, as lesions."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path))
         for name, least in (("folds", 2), ("fold", 0), ("patches_per_epoch", 1)):
             if getattr(self, name) < least:
                 raise UsageError(
