@@ -101,8 +101,8 @@ def prepare(
         DataError: the data cannot be used, or a scored patient was trained on.
     """
     data_set = usable(config)
-    parts = split(data_set, config, seed)
     if preprocessing is None:
+        parts = split(data_set, config, seed)
         found = fingerprint(parts.train, data_set, partial(read, data_set=data_set))
         plan = make_plan(found, data_set, config)
         trained = sorted({case.patient for case in (*parts.train, *parts.val)})
@@ -110,7 +110,7 @@ def prepare(
         plan = Plan.from_dict(preprocessing["plan"])
         trained = preprocessing["trained_on"]
         require_same(data_set, plan, config.path)
-        parts = unseen(parts, data_set, trained, config.path)
+        parts = unseen(data_set, trained, config, seed)
     source = Source(data_set, plan, config)
     return Prepared(
         train=Part(parts.train, source, lambda: _random_patches(parts.train, source, seed)),
@@ -148,7 +148,7 @@ def usable(config: DataConfig) -> DataSet:
     return data_set
 
 
-def unseen(parts: Parts, data_set: DataSet, trained: Sequence[str], path: Path) -> Parts:
+def unseen(data_set: DataSet, trained: Sequence[str], config: DataConfig, seed: int) -> Parts:
     """Return the parts of data that a trained model is scored on.
 
     Raises:
@@ -157,11 +157,12 @@ def unseen(parts: Parts, data_set: DataSet, trained: Sequence[str], path: Path) 
     known = {case.patient for case in data_set.cases} & set(trained)
     if not known:
         return Parts((), data_set.cases, data_set.cases)
+    parts = split(data_set, config, seed)
     seen = sorted({case.patient for case in parts.test} & known)
     if seen:
         raise DataError(
-            f"{path}: {len(seen)} of the patients to score were trained on, such as {seen[0]}; "
-            "score other patients, or use the folds of the training run"
+            f"{config.path}: {len(seen)} of the patients to score were trained on, such as "
+            f"{seen[0]}; score other patients, or use the folds of the training run"
         )
     return parts
 
