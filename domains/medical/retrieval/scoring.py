@@ -113,13 +113,22 @@ def scores(
     hit = hits(embedding, target, patients)
     used = np.isfinite(hit[:, 0])
     if used.any():
-        count = np.bincount(patient[used], minlength=number)
+        kept = np.asarray(patients)[used]
         for column, k in enumerate(RANKS):
-            total = np.bincount(patient[used], hit[used, column], minlength=number)
-            weight = draws @ count
-            means = (draws @ total)[weight > 0] / weight[weight > 0]
-            found[f"recall_{k}"] = _interval(total.sum() / count.sum(), means)
+            found[f"recall_{k}"] = mean_over_patients(
+                hit[used, column], kept, seed=seed, resamples=resamples
+            )
     return found
+
+
+def mean_over_patients(
+    per_image: np.ndarray, patients: Sequence[str] | np.ndarray, *, seed: int, resamples: int = 1000
+) -> Interval:
+    """Return the mean over images `[n]`, with the interval over patients drawn with replacement."""
+    _, patient = np.unique(np.asarray(patients), return_inverse=True)
+    count, total = np.bincount(patient), np.bincount(patient, per_image)
+    draws = _draws(len(count), resamples, seed)
+    return _interval(per_image.mean(), draws @ total / (draws @ count))
 
 
 def nmi(table: np.ndarray) -> np.ndarray:

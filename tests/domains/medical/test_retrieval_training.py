@@ -100,7 +100,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, settings: dict[str, Any]) 
     expected, quiet = train(tmp_path / "quiet", training, data(), **EAGER)
     weights = quiet.model.state_dict()
     assert int(weights["learners"]) > 1 or settings.get("select") != "last"
-    for cut in range(1, 4 * BATCHES_PER_EPOCH, 2):
+    for cut in range(1, 4 * BATCHES_PER_EPOCH, 6):
         out = tmp_path / str(cut)
         with pytest.raises(PowerCutError):
             train(out, training, data(cut), **EAGER)
