@@ -1,0 +1,1 @@
+"""Trainable explanation maps of a trained, frozen model."""
