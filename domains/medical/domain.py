@@ -187,7 +187,7 @@ def predict(
         )
     }
     for name, values in found.maps.items():
-        files[f"{name}/{case.id}{map_suffix(scan)}"] = partial(write_map, values=values, like=scan)
+        files[f"{name}/{case.id}{map_suffix(scan)}"] = partial(write_map, array=values, like=scan)
     return Prediction(table, files)
 
 
