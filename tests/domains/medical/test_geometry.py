@@ -79,7 +79,7 @@ def test_the_message_says_how_far_apart() -> None:
     wide = oblique((0.8, 1.5, 3.5))
     with pytest.raises(DataError, match=r"spacing 0.8 x 1.5 x 3.5 against 0.8 x 1.5 x 3 mm"):
         align(volume(), Grid(SHAPE, wide), Path("b.nii"), Grid(SHAPE, oblique()), Path("a.nii"))
-    with pytest.raises(DataError, match="has 7 x 6 x 4 voxels, a.nii has 7 x 6 x 5; resample"):
+    with pytest.raises(DataError, match=r"has 7 x 6 x 4 voxels, a.nii has 7 x 6 x 5; resample"):
         align(
             volume()[..., 1:],
             Grid((7, 6, 4), oblique()),

@@ -65,7 +65,7 @@ def test_grey_serves_as_colour_and_colour_as_grey_only_without_colours(tmp_path:
     np.testing.assert_array_equal(read(path, 3), np.stack([GREY] * 3))
     path = picture(tmp_path / "c.png", np.dstack([GREY] * 3))
     np.testing.assert_array_equal(read(path, 1), GREY[None])
-    with pytest.raises(DataError, match="c.png: is in colour, grey is expected"):
+    with pytest.raises(DataError, match=r"c.png: is in colour, grey is expected"):
         read(picture(tmp_path / "c.png", COLOUR), 1)
 
 
