@@ -9,7 +9,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels import apply_modality_lut
 
 from domains.medical.data.case import Grid, Scan
-from domains.medical.data.dicom_headers import Stack, image_header, series_headers, stack, vector
+from domains.medical.data.dicom_headers import image_header, series_headers, vector
+from domains.medical.data.dicom_stack import stack
 from domains.medical.data.findings import BadFileError, reason
 from domains.medical.data.nifti import new_header
 from domains.medical.data.quiet import quiet
@@ -38,7 +39,7 @@ def read_series(folder: Path) -> Scan:
 
 def series_grid(folder: Path) -> tuple[Grid, str]:
     """Return the grid of the series in a folder, as `read_series`, and its modality."""
-    placed: Stack = stack(folder, series_headers(folder))
+    placed = stack(folder, series_headers(folder))
     return placed.grid, placed.modality
 
 

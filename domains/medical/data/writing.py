@@ -43,9 +43,8 @@ def write_mask(path: Path, mask: np.ndarray, like: Scan, values: Sequence[int]) 
     """
     _require(path, mask, like, (".png",))
     if mask.size and not 0 <= int(mask.min()) <= int(mask.max()) < len(values):
-        raise UsageError(
-            f"{path.name}: class indices {mask.min()} to {mask.max()} of {len(values)}"
-        )
+        span = f"{mask.min()} to {mask.max()}"
+        raise UsageError(f"{path.name}: class indices {span}, expected 0 to {len(values) - 1}")
     dtype = _dtype(values)
     raw = np.array(values, dtype=dtype)[mask]
     if isinstance(like.header, NiftiHeader):
