@@ -1,0 +1,1 @@
+"""Verbs of the medical domain beyond those of every domain."""
