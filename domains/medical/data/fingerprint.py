@@ -149,9 +149,10 @@ def _look(case: Case, data_set: DataSet, read: Read, number: int) -> _Look:
                 f"{case.label}: has grid {label.shape}, its image {scan.grid.shape}; label the "
                 "image's own grid"
             )
-        voxels = np.bincount(label.ravel(), minlength=classes)
-        if len(voxels) > classes:
-            raise DataError(f"{case.label}: has a class {len(voxels) - 1} that is not declared")
+        if int(label.max(initial=0)) >= classes:
+            raise DataError(f"{case.label}: has class {label.max()}, but {classes} are declared")
+        for part in label:
+            voxels += np.bincount(part.ravel(), minlength=classes)
         foreground = np.flatnonzero(label.ravel())
     bits = np.random.Generator(np.random.Philox(number))
     return _Look(

@@ -18,6 +18,7 @@ from domains.medical.data.augmentation import (
 from domains.medical.data.cache import PreparedCase
 from domains.medical.data.config import DataConfig
 from domains.medical.data.plan import Plan
+from domains.medical.data.preprocessing import mirrored
 from shared_runtime.errors import DataError
 
 MOST_FIXED = 8
@@ -65,7 +66,8 @@ class PatchBatches:
         start = np.floor(place * (np.maximum(grids[case] - patch, 0) + 1)).astype(np.int64)
         chosen = dice[:, 0] < self.config.foreground if self._voxels else np.zeros(count, bool)
         for item in np.flatnonzero(chosen):
-            case[item], middle = _pick(self._voxels, dice[item, 1:])
+            number, middle = _pick(self._voxels, dice[item, 1:])
+            case[item] = number
             start[item] = middle - patch // 2
         self._case, self._start = case, _inside(start, grids[case], patch)
         self._changes = draw(
@@ -78,18 +80,19 @@ class PatchBatches:
         cases = [self.cases[number] for number in self._case[indices]]
         patch = np.array(self.plan.patch_size)
         image, label = _buffers(cases, patch, np.int64)
-        for item in np.flatnonzero(~changes.moved):
+        for item in np.flatnonzero(~changes.moved).tolist():
             flips = changes.flips[item]
-            _copy(
-                cases[item], starts[item], _turned(image[item], flips), _turned(label[item], flips)
-            )
+            turned, turned_label = mirrored(image[item], flips), mirrored(label[item], flips)
+            _copy(cases[item], starts[item], turned, turned_label)
         images, labels = torch.from_numpy(image), torch.from_numpy(label)
         rows = np.flatnonzero(changes.moved)
         if len(rows):
             some = [cases[row] for row in rows]
-            wide, wide_label = _buffers(some, patch + 2 * (patch // 4), np.int16)
+            more = np.max([one.label.shape for one in some], axis=0) - patch
+            margin = np.clip(more, 0, patch // 4)
+            wide, wide_label = _buffers(some, patch + 2 * margin, np.int16)
             for item, row in enumerate(rows):
-                _copy(cases[row], starts[row] - patch // 4, wide[item], wide_label[item])
+                _copy(cases[row], starts[row] - margin, wide[item], wide_label[item])
             images[rows], labels[rows] = move_with_label(
                 torch.from_numpy(wide),
                 torch.from_numpy(wide_label),
@@ -193,8 +196,3 @@ def _copy(case: PreparedCase, start: np.ndarray, image: np.ndarray, label: np.nd
     target = tuple(slice(a, b) for a, b in zip(first - start, last - start, strict=True))
     image[(slice(None), *target)] = case.image[(slice(None), *source)]
     label[target] = case.label[source]
-
-
-def _turned(array: np.ndarray, flips: np.ndarray) -> np.ndarray:
-    """View `[..., *patch]` mirrored, so that what is written to the view is."""
-    return array[(..., *(slice(None, None, -1 if flip else 1) for flip in flips))]

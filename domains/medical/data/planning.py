@@ -29,7 +29,9 @@ MOST_SHARE = 0.05
 CROPPED = 0.75
 """Scans are cropped where the usual scan keeps less than this share."""
 FIXED_BYTES = 1.5e9
-BYTES_PER_VOXEL = {2: 2600, 3: 2600}
+"""Libraries (1.0 GB), and weights, gradients and momentum of 31 million parameters."""
+BYTES_PER_VOXEL = 2200
+"""Activations of each voxel of a patch at the peak of a step; see `step_bytes`."""
 
 
 def make_plan(
@@ -80,7 +82,7 @@ def make_plan(
 
 def step_bytes(patch: Sequence[int], batch_size: int) -> float:
     """Estimate the memory at the peak of a training step of a U-Net in float32."""
-    return FIXED_BYTES + BYTES_PER_VOXEL[len(patch)] * math.prod(patch) * batch_size
+    return FIXED_BYTES + BYTES_PER_VOXEL * math.prod(patch) * batch_size
 
 
 def plan_patch(
@@ -114,7 +116,7 @@ def plan_patch(
 def plan_batch(patch: Sequence[int], voxels: float, memory_gb: float) -> int:
     """Return how many patches a step takes: what fits, but no large share of all voxels."""
     free = memory_gb * 1e9 - FIXED_BYTES
-    fits = math.floor(free / (BYTES_PER_VOXEL[len(patch)] * math.prod(patch)))
+    fits = math.floor(free / (BYTES_PER_VOXEL * math.prod(patch)))
     share = math.floor(MOST_SHARE * voxels / math.prod(patch) + 0.5)
     return max(LEAST_BATCH, min(fits, share))
 

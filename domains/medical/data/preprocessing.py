@@ -54,8 +54,8 @@ class Placement:
 
     def view(self, array: np.ndarray) -> np.ndarray:
         """View `[..., *shape]` in canonical axes, cropped; writing to it writes to `array`."""
-        kept = tuple(slice(start, stop) for start, stop in self.crop)
-        return canonical(array, self.axes, self.flips)[(..., *kept)]
+        kept: tuple[Any, ...] = (..., *(slice(start, stop) for start, stop in self.crop))
+        return canonical(array, self.axes, self.flips)[kept]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -98,16 +98,22 @@ def canonical(array: np.ndarray, axes: Sequence[int], flips: Sequence[bool]) -> 
     """View `[..., *grid]` in canonical axes."""
     lead = array.ndim - len(axes)
     turned = array.transpose(*range(lead), *(lead + axis for axis in axes))
-    return turned[(..., *(slice(None, None, -1 if flip else 1) for flip in flips))]
+    return mirrored(turned, flips)
+
+
+def mirrored(array: np.ndarray, flips: Sequence[bool]) -> np.ndarray:
+    """View `[..., *grid]` the other way round along some axes."""
+    steps: tuple[Any, ...] = (..., *(slice(None, None, -1 if flip else 1) for flip in flips))
+    return array[steps]
 
 
 def content_box(array: np.ndarray) -> tuple[tuple[int, int], ...]:
     """Return the box around what is not zero in `[C, *grid]`; everything where all is zero."""
-    content = array.any(axis=0)
+    content = np.asarray(array.any(axis=0))
     box = []
     for axis in range(content.ndim):
         others = tuple(other for other in range(content.ndim) if other != axis)
-        found = np.flatnonzero(content.any(axis=others))
+        found = np.flatnonzero(np.any(content, axis=others))
         if not len(found):
             return tuple((0, size) for size in content.shape)
         box.append((int(found[0]), int(found[-1]) + 1))
@@ -138,7 +144,7 @@ def preprocess(scan: Scan, plan: Plan) -> PreparedScan:
     spacing = [scan.grid.spacing[axis] for axis in axes]
     shape = resampled_shape(kept.shape[1:], spacing, plan.spacing)
     array = np.array(kept, np.float32, order="C")
-    inside = array.any(axis=0) if plan.crop else None
+    inside = np.asarray(array.any(axis=0)) if plan.crop else None
     for channel, how, intensity in zip(array, plan.normalisation, plan.intensities, strict=True):
         _normalise(channel, how, intensity, inside, scan.source)
     thick = [value > THICK * min(spacing) for value in spacing]
