@@ -52,9 +52,17 @@ class ChannelAttention(nn.Module):
         x = blank(x, valid)
         flat = x.flatten(1, -2)
         wide = flat.to(torch.promote_types(x.dtype, torch.float32))
-        weights = torch.softmax(-_Gram.apply(wide), -1)
+        weights = torch.softmax(-_energies(wide), -1)
         out = torch.baddbmm(wide, wide, (self.gamma.to(wide.dtype) * weights).mT)
         return out.to(x.dtype).view(x.shape)
+
+
+def _energies(x: Tensor) -> Tensor:
+    """Return Xᵀ X of `x [B, S, C]` in its own type, under autocast too."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return _Gram.apply(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return _Gram.apply(x)
 
 
 class _Gram(torch.autograd.Function):

@@ -64,3 +64,17 @@ def test_wrong_arguments_are_refused():
             module(draw(2, 5, 8), mask=masks.causal())
         with pytest.raises(ValueError, match=r"masks\.keys: got shape \[2, 4\]"):
             module(draw(2, 5, 8), mask=masks.keys(torch.ones(2, 4, dtype=torch.bool)))
+
+
+def test_channel_attention_trains_under_autocast_with_energies_in_full_precision():
+    torch.manual_seed(0)
+    module = ChannelAttention(8)
+    module.gamma.data.fill_(1.0)
+    x = torch.randn(2, 2000, 8, requires_grad=True)
+    exact = module(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = module(x)
+    # Energies are sums over 2000 positions: rounded to 8 bits they would be off by several.
+    torch.testing.assert_close(out, exact, rtol=0.02, atol=0.02)
+    out.square().sum().backward()
+    assert x.grad.isfinite().all() and x.grad.dtype == torch.float32

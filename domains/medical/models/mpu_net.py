@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,8 +11,9 @@ from domains.medical.models.output import SegmentationOutput
 from domains.medical.models.parts.convolutions import (
     ResidualBlock,
     convolution,
+    cover,
     fast_layout,
-    planned_strides,
+    grid_steps,
 )
 from domains.medical.models.parts.mpu_decoder import DecoderLayer
 from domains.medical.models.parts.padding import pad_to
@@ -72,12 +72,12 @@ class MPUNet(nn.Module):
         )
         across.require_unordered()
         flat = (1,) * spatial_dims
-        strides = (flat, *planned_strides(patch_size, most=depth - 1))
-        self.strides = tuple(accumulate(strides, _product))
-        widths = [min(width * 2**stage, widest) for stage in range(len(strides))]
+        strides, self.steps = grid_steps(patch_size, most=depth - 1)
+        widths = [min(width * 2**stage, widest) for stage in range(len(self.steps))]
+        entries = [channels, *widths[:-1]]
         self.encoder = nn.ModuleList(
             _stage(spatial_dims, before, after, stride, blocks)
-            for before, after, stride in zip([channels, *widths], widths, strides, strict=False)
+            for before, after, stride in zip(entries, widths, [flat, *strides], strict=True)
         )
         self.places = GridPositions(spatial_dims, widths[-1])
         self.bottleneck = PositionModule(
@@ -94,19 +94,23 @@ class MPUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `[B, K, *grid]` of `image` `[B, C, *grid]`, any grid."""
-        padded, crop = pad_to(image, self.strides[-1])
+        padded, crop = pad_to(image, self.steps[-1])
         return crop(self.heads[-1](self._maps(padded)[-1]))
 
     def outputs(self, image: Tensor) -> SegmentationOutput:
         """Return the logits with those of the coarser decoder layers, each half the weight."""
-        padded, crop = pad_to(image, self.strides[-1])
+        padded, crop = pad_to(image, self.steps[-1])
         logits = [head(x) for head, x in zip(self.heads, self._maps(padded), strict=True)]
         grid = image.shape[2:]
         heads = [
-            (_cover(each, grid, self.strides[level]), 0.5**level)
+            (cover(each, grid, self.steps[level]), 0.5**level)
             for level, each in enumerate(reversed(logits[:-1]), start=1)
         ]
         return SegmentationOutput(crop(logits[-1]), tuple(heads))
+
+    def _places(self, grid: Sequence[int], blocks: int) -> Tensor:
+        """Return the positions of bottleneck tokens that are `blocks` of its positions wide."""
+        return self.places(grid, [step * blocks for step in self.steps[-1]])
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         """Return the map of each decoder layer, coarsest first."""
@@ -114,24 +118,13 @@ class MPUNet(nn.Module):
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
-        x = self.bottleneck(x, self.places(x.shape[2:], self.strides[-1]))
+        x = self.bottleneck(x, self._places)
         maps: list[Tensor] = []
         for level in reversed(range(len(skips) - 1)):
             layer = self.decoder[len(maps)]
-            x = layer(x, skips[level], self.strides[level + 1], self.strides[level])
+            x = layer(x, skips[level], self.steps[level + 1], self.steps[level])
             maps.append(x)
         return maps or [x]
-
-
-def _cover(coarse: Tensor, grid: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Cut from a coarse map what lies beyond `grid` voxels altogether."""
-    for axis, (size, step) in enumerate(zip(grid, stride, strict=True)):
-        coarse = coarse.narrow(axis + 2, 0, -(-size // step))
-    return coarse
-
-
-def _product(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
-    return tuple(x * y for x, y in zip(a, b, strict=True))
 
 
 def _stage(

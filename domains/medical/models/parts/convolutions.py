@@ -94,24 +94,46 @@ def fast_layout(image: Tensor) -> Tensor:
     return image.contiguous(memory_format=formats[image.dim()])
 
 
-def planned_strides(
-    patch_size: Sequence[int], *, most: int, least: int = 4
-) -> tuple[tuple[int, ...], ...]:
-    """Return the strides of each further stage of an encoder, as nnU-Net plans them.
+def grid_steps(
+    patch_size: Sequence[int], *, most: int, least_stages: int = 0, least: int = 4
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    """Plan the strides of an encoder as nnU-Net does.
 
-    Each stage halves the axes that stay at `least` positions or more; short axes stop early.
+    Each stage after the first halves the axes that stay at `least` positions or more; short axes
+    stop early.
 
     Args:
         patch_size: voxels along each axis.
         most: further stages at most.
+        least_stages: further stages at least; they halve every axis where none is long enough.
         least: positions that an axis keeps.
+
+    Returns:
+        The strides of each further stage, and the voxels between positions of every stage.
     """
     size = list(patch_size)
     strides: list[tuple[int, ...]] = []
+    steps: list[tuple[int, ...]] = [(1,) * len(size)]
     while len(strides) < most:
-        step = tuple(2 if n // 2 >= least else 1 for n in size)
-        if set(step) == {1}:
-            break
-        strides.append(step)
-        size = [-(-n // s) for n, s in zip(size, step, strict=True)]
-    return tuple(strides)
+        stride = tuple(2 if n // 2 >= least else 1 for n in size)
+        if set(stride) == {1}:
+            if len(strides) >= least_stages:
+                break
+            stride = (2,) * len(size)
+        strides.append(stride)
+        steps.append(tuple(a * b for a, b in zip(steps[-1], stride, strict=True)))
+        size = [-(-n // s) for n, s in zip(size, stride, strict=True)]
+    return tuple(strides), tuple(steps)
+
+
+def cover(coarse: Tensor, grid: Sequence[int], step: Sequence[int]) -> Tensor:
+    """Cut from a map what lies wholly beyond a grid.
+
+    Args:
+        coarse: `[B, C, *coarse grid]`, which begins where the grid does.
+        grid: voxels along each axis.
+        step: voxels between positions of the map.
+    """
+    for axis, (size, each) in enumerate(zip(grid, step, strict=True)):
+        coarse = coarse.narrow(axis + 2, 0, -(-size // each))
+    return coarse

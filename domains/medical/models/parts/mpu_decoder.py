@@ -14,7 +14,7 @@ from domains.medical.models.parts.convolutions import (
     InstanceNorm,
     convolution,
 )
-from domains.medical.models.parts.position_module import heads_of, to_grid, to_tokens
+from domains.medical.models.parts.position_module import block_mean, heads_of, to_grid, to_tokens
 from domains.medical.models.parts.positions import GridPositions
 from shared_attention.choice import AttentionChoice
 
@@ -53,8 +53,7 @@ class CrossAttention(nn.Module):
             skip_stride: the same of `skip`.
         """
         factor = [-(-size // self.most) for size in skip.shape[2:]]
-        pool = F.avg_pool2d if skip.dim() == 4 else F.avg_pool3d
-        pooled = pool(skip, factor, ceil_mode=True, count_include_pad=False)
+        pooled = block_mean(skip, factor)
         steps = [s * f for s, f in zip(skip_stride, factor, strict=True)]
         query = self.norm_query(to_tokens(x)) + self.places(x.shape[2:], stride)
         key = self.norm_key(to_tokens(pooled)) + self.places(pooled.shape[2:], steps)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attention.choice import choose_attention
 from shared_attention.registry import catalogue
 
 PAPER = "position"
+POSITIONS = 4096
+"""Positions that attend to each other exactly, at most."""
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -32,6 +35,9 @@ def heads_of(channels: int, width: int = 16) -> int:
 
 class PositionModule(nn.Module):
     """x + γ attention(x) over all positions of a map: PAM, or another mechanism in its place.
+
+    Cost is quadratic, so a map of more than `POSITIONS` positions is averaged over equal blocks
+    first, and what attention adds to a block is added to each of its positions.
 
     Args:
         model: name of the model, for messages.
@@ -69,17 +75,38 @@ class PositionModule(nn.Module):
         self.mask = choice.padding(None)
         self.gamma = nn.Parameter(torch.full((1,), gamma))
 
-    def forward(self, x: Tensor, places: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, places: Callable[..., Tensor] | None = None) -> Tensor:
         """Map `x` `[B, C, *grid]` to the same shape.
 
         Args:
             x: `[B, C, *grid]`.
-            places: `[1, tokens, C]` added to the tokens before, or None.
+            places: gives `[1, tokens, C]` for a grid and the positions of `x` between its tokens,
+                which are added to the tokens before.
         """
-        tokens = to_tokens(x)
+        factor = block_edge(x.shape[2:])
+        pooled = block_mean(x, [factor] * (x.dim() - 2))
+        tokens = to_tokens(pooled)
         if places is not None:
-            tokens = tokens + places
-        if self.position is not None:
-            grid = tokens.unflatten(1, x.shape[2:])
-            return to_grid(self.position(grid).flatten(1, -2), x)
-        return to_grid(tokens + self.gamma * self.attention(tokens, mask=self.mask), x)
+            tokens = tokens + places(pooled.shape[2:], factor)
+        if self.position is None:
+            attended = tokens + self.gamma * self.attention(tokens, mask=self.mask)
+        else:
+            attended = self.position(tokens.unflatten(1, pooled.shape[2:])).flatten(1, -2)
+        out = to_grid(attended, pooled)
+        return out if factor == 1 else x + F.interpolate(out - pooled, size=x.shape[2:])
+
+
+def block_edge(grid: Sequence[int]) -> int:
+    """Return the smallest edge of blocks that leave at most `POSITIONS` of them."""
+    edge = 1
+    while math.prod(-(-size // edge) for size in grid) > POSITIONS:
+        edge += 1
+    return edge
+
+
+def block_mean(x: Tensor, edges: Sequence[int]) -> Tensor:
+    """Return the means of blocks of `x` `[B, C, *grid]`; the last of an axis may be smaller."""
+    if set(edges) == {1}:
+        return x
+    pool = F.avg_pool2d if x.dim() == 4 else F.avg_pool3d
+    return pool(x, list(edges), ceil_mode=True, count_include_pad=False)
