@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from shared_attention.linear import Linear
 from shared_attention.primitives.rows import rearrange_rows
 from shared_attention.primitives.window_layer import (
     Weights,
+    attend_in_windows,
     serves,
     window_attention,
     window_layer,
@@ -19,6 +22,42 @@ from shared_attention.primitives.window_layer import (
 from shared_attention.primitives.window_layout import Windows, cut_windows
 from shared_attention.references.swin_window import reference_swin_window
 from shared_attention.spec import Capabilities, MechanismSpec, Option
+
+
+@dataclass(frozen=True)
+class WindowMaps:
+    """The attention of a layer within its windows, which a layer with the same windows can follow.
+
+    Args:
+        q: Queries `[W, H, n, d]`.
+        k: Keys `[W, H, n, d]`.
+        biases: G of `[H, n, n]`; -inf hides.
+        sizes: Windows under each bias, W together.
+    """
+
+    q: Tensor
+    k: Tensor
+    biases: tuple[Tensor, ...]
+    sizes: tuple[int, ...]
+
+    def weights(self) -> Tensor:
+        """Return the attention weights `[W, H, n, n]`."""
+        scores = self.q @ self.k.mT / math.sqrt(self.q.shape[-1])
+        parts = zip(scores.split(list(self.sizes)), self.biases, strict=True)
+        return torch.cat([part + bias for part, bias in parts]).softmax(-1)
+
+
+@dataclass(frozen=True)
+class WindowOutput:
+    """What `SwinWindowAttention.output` gives.
+
+    Args:
+        out: `[B, *grid, C]`.
+        maps: Attention of the layer itself, without what it received.
+    """
+
+    out: Tensor
+    maps: WindowMaps
 
 
 class SwinWindowAttention(nn.Module):
@@ -91,6 +130,63 @@ class SwinWindowAttention(nn.Module):
         Raises:
             ValueError: `x` has another number of dimensions or channels.
         """
+        rows, there, back, biases, sizes = self._cut(x)
+        if serves(x, self.qkv, self.proj):
+            weights = Weights(self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias)
+            return window_layer(rows, there, back, weights, biases, sizes).view(x.shape)
+        qkv = self._project(rows, there, back)
+        mixed = window_attention(qkv, [b.to(qkv.dtype) for b in biases], sizes)
+        return self._join(mixed, there, back).view(x.shape)
+
+    def output(
+        self,
+        x: Tensor,
+        received: WindowMaps | None = None,
+        combine: Literal["add", "multiply"] = "add",
+    ) -> WindowOutput:
+        """Attend within windows, also as another layer does, and return the maps.
+
+        With received maps A', this layer's A and values V, the heads are (A + A') V with
+        `combine="add"`; with "multiply" they are (A ∘ A') V, each row of the product scaled to
+        sum to one, which is the softmax of the sum of both scores.
+
+        Args:
+            x: `[B, *grid, C]`.
+            received: Maps of a layer with as many heads and the same windows, shift and input
+                grid.
+            combine: "add" or "multiply".
+
+        Raises:
+            ValueError: Inputs of another shape, maps of other windows, or an unknown `combine`.
+        """
+        if combine not in ("add", "multiply"):
+            raise ValueError(f"swin_window: combine got {combine!r}, expected 'add' or 'multiply'")
+        rows, there, back, biases, sizes = self._cut(x)
+        qkv = self._project(rows, there, back)
+        q, k, v = qkv.transpose(1, 3).unbind(2)
+        own = WindowMaps(q, k, tuple(b.to(q.dtype) for b in biases), tuple(sizes))
+        if received is not None and received.q.shape[:3] != q.shape[:3]:
+            raise ValueError(
+                "swin_window: received maps have windows, heads and positions "
+                f"{list(received.q.shape[:3])}, expected {list(q.shape[:3])}"
+            )
+        if received is None or combine == "add":
+            mixed = attend_in_windows(q, k, v, own.biases, sizes)
+            if received is not None:
+                mixed = mixed + attend_in_windows(received.q, received.k, v, received.biases, sizes)
+        else:
+            mixed = attend_in_windows(
+                torch.cat([q, received.q * math.sqrt(q.shape[-1] / received.q.shape[-1])], -1),
+                torch.cat([k, received.k], -1),
+                v,
+                [one + other for one, other in zip(own.biases, received.biases, strict=True)],
+                sizes,
+                scale=1 / math.sqrt(q.shape[-1]),
+            )
+        return WindowOutput(self._join(mixed, there, back).view(x.shape), own)
+
+    def _cut(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[int]]:
+        """Rows `[B * N, C]`, where they go and come from, biases and numbers of windows."""
         self._check(x)
         batch, *grid, width = x.shape
         windows = cut_windows(grid, self.window, self.shift, x.device)
@@ -101,14 +197,17 @@ class SwinWindowAttention(nn.Module):
             for _, mask in windows.groups
         ]
         sizes = [count * batch for count, _ in windows.groups]
-        rows = x.reshape(-1, width)
-        if serves(x, self.qkv, self.proj):
-            weights = Weights(self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias)
-            return window_layer(rows, there, back, weights, biases, sizes).view(x.shape)
+        return x.reshape(-1, width), there, back, biases, sizes
+
+    def _project(self, rows: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        """Queries, keys and values `[W, n, 3, H, d]`."""
         qkv = self.qkv(rearrange_rows(rows, there.flatten(), back))
-        qkv = qkv.view(*there.shape, 3, self.num_heads, -1)
-        out = self.proj(window_attention(qkv, [b.to(qkv.dtype) for b in biases], sizes))
-        return rearrange_rows(out.flatten(0, 1), back, there.flatten()).view(x.shape)
+        return qkv.view(*there.shape, 3, self.num_heads, -1)
+
+    def _join(self, mixed: Tensor, there: Tensor, back: Tensor) -> Tensor:
+        """Project heads `[W, n, C]` and put the rows back."""
+        out = self.proj(mixed)
+        return rearrange_rows(out.flatten(0, 1), back, there.flatten())
 
     def bias(self, window: Sequence[int] | None = None) -> Tensor:
         """Return the relative position bias `[H, n, n]` for windows of that size or smaller."""

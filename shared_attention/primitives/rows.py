@@ -26,7 +26,7 @@ def rearrange_rows(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
 
 
 def _take(x: Tensor, there: Tensor, back: Tensor) -> Tensor:
-    if len(there) <= len(back):
+    if not torch.compiler.is_compiling() and len(there) <= len(back):
         return F.embedding(there, x)
     taken = F.embedding(there.clamp(min=0), x)
     return taken.masked_fill_((there < 0)[:, None], 0)

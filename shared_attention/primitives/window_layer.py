@@ -3,7 +3,8 @@
 What a layer computes between its input and its output (queries, keys, values, scores, weights,
 heads) is several times as large as both. Taken a few windows at a time it stays in the cache, and
 so do the gradients. One function for the two projections and the attention between them makes
-that possible; its backward pass is written out and computes the scores again.
+that possible; its backward pass is written out. It computes the scores again where keeping the
+weights would take much memory.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ SCORES_AT_ONCE = 2**18
 """Scores in memory at a time for each core: a float32 megabyte stays in its cache."""
 ROWS_AT_ONCE = 1024
 """Positions at a time for each core where windows are too long for scores in the cache."""
+KEPT = 2**23
+"""Weights that a layer may keep for its gradients, 32 MiB in float32; of more it computes them
+again."""
 SHORT = 160
 """Length up to which batched products are faster than PyTorch's fused kernel on CPU."""
 
@@ -93,10 +97,37 @@ def window_attention(qkv: Tensor, biases: Sequence[Tensor], sizes: Sequence[int]
     Returns:
         `[W, n, H * d]`.
     """
+    q, k, v = qkv.transpose(1, 3).unbind(2)
+    return attend_in_windows(q, k, v, biases, sizes)
+
+
+def attend_in_windows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    biases: Sequence[Tensor],
+    sizes: Sequence[int],
+    scale: float | None = None,
+) -> Tensor:
+    """Attend within windows: softmax(scale q kᵀ + bias) v.
+
+    Args:
+        q: `[W, H, n, d]`.
+        k: `[W, H, n, d]`.
+        v: `[W, H, n, e]`.
+        biases: As for `window_layer`.
+        sizes: As for `window_layer`.
+        scale: 1 / √d by default.
+
+    Returns:
+        `[W, n, H * e]`.
+    """
     outs = []
-    for part, bias in zip(qkv.split(list(sizes)), biases, strict=True):
-        q, k, v = part.transpose(1, 3).unbind(2)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+    cut = zip(*(x.split(list(sizes)) for x in (q, k, v)), strict=True)
+    for (q_part, k_part, v_part), bias in zip(cut, biases, strict=True):
+        mixed = F.scaled_dot_product_attention(
+            q_part, k_part, v_part, attn_mask=bias[None], scale=scale
+        )
         outs.append(mixed.transpose(1, 2).flatten(2))
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
@@ -118,15 +149,18 @@ class _Layer(torch.autograd.Function):
         heads, length = biases[0].shape[:2]
         qkv = x.new_empty(3, len(there) * heads, length, x.shape[1] // heads)
         mixed = x.new_empty(*there.shape, x.shape[1])
-        out = _forward(x, there, back, weights, biases, sizes, keep=(qkv, mixed))
-        ctx.save_for_backward(qkv, mixed, *kept)
+        few = qkv.shape[1] * length**2 <= KEPT
+        kept_weights = x.new_empty(qkv.shape[1], length, length) if few else None
+        keep = qkv, mixed, kept_weights
+        out = _forward(x, there, back, weights, biases, sizes, keep)
+        ctx.save_for_backward(*keep, *kept)
         ctx.sizes = sizes
         return out
 
     @staticmethod
     @first_gradient
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, mixed, x, there, back, w_qkv, _, w_proj, _, *biases = ctx.saved_tensors
+        qkv, mixed, kept, x, there, back, w_qkv, _, w_proj, _, *biases = ctx.saved_tensors
         needs_x, _, _, _, _, needs_b_qkv, _, needs_b_proj, *_ = ctx.needs_input_grad
         d_out, heads = d_out.contiguous(), len(biases[0])
         rows, d_x = _Rows(there), x.new_empty(*there.shape, x.shape[1]) if needs_x else None
@@ -139,15 +173,16 @@ class _Layer(torch.autograd.Function):
             inner = (d_mixed * own).view(*there[part].shape, heads, -1).sum(-1)
             d_mixed = d_mixed.view(mixed[part].shape)
             d_qkv = x.new_empty(*d_mixed.shape[:2], 3 * x.shape[1])
-            for group, at in _alike(part, ctx.sizes, SCORES_AT_ONCE // biases[0].numel()):
-                start, stop = part.start + at.start, part.start + at.stop
+            for piece in _pieces(part, ctx.sizes, biases[0].shape):
+                rows_of = piece.rows(part.start)
                 _attend_backward(
-                    qkv[:, start * heads : stop * heads],
-                    d_mixed[at],
-                    inner[at],
-                    biases[group],
-                    d_biases[group],
-                    d_qkv[at],
+                    qkv[:, rows_of],
+                    None if kept is None else kept[rows_of],
+                    piece.own(d_mixed, 1),
+                    inner[piece.windows, :, piece.heads],
+                    biases[piece.group][piece.heads],
+                    d_biases[piece.group][piece.heads],
+                    piece.own(d_qkv, 3),
                 )
             d_qkv = d_qkv.flatten(0, 1)
             d_w_qkv.addmm_(d_qkv.T, rows.read(x, part))
@@ -174,12 +209,15 @@ def _forward(
     weights: Weights,
     biases: Sequence[Tensor],
     sizes: Sequence[int],
-    keep: tuple[Tensor, Tensor] | None = None,
+    keep: tuple[Tensor, Tensor, Tensor | None] | None = None,
 ) -> Tensor:
-    """Compute the layer without a graph; `keep` gets q, k, v and what attention returned."""
+    """Compute the layer without a graph.
+
+    `keep` gets q, k, v, what attention returned, and its weights where there is a third tensor.
+    """
     heads, length = biases[0].shape[:2]
-    attend = _attend if length <= SHORT else _attend_fused
-    at_once = SCORES_AT_ONCE // biases[0].numel() if length <= SHORT else len(there)
+    kept = None if keep is None else keep[2]
+    fused = length > SHORT and kept is None
     rows, out = _Rows(there), x.new_empty(*there.shape, x.shape[1])
     for part in _some(len(there), ROWS_AT_ONCE // length):
         own = rows.read(x, part)
@@ -191,8 +229,18 @@ def _forward(
         else:
             qkv, mixed = keep[0][:, part.start * heads : part.stop * heads], keep[1][part]
             qkv.unflatten(1, (-1, heads)).copy_(projected.permute(2, 0, 3, 1, 4))
-        for group, at in _alike(part, sizes, at_once):
-            attend(qkv[:, at.start * heads : at.stop * heads], biases[group], mixed[at])
+        if fused:
+            for group, at in _alike(part, sizes, len(there)):
+                own = qkv[:, at.start * heads : at.stop * heads]
+                _attend_fused(own, biases[group], mixed[at])
+        else:
+            for piece in _pieces(part, sizes, biases[0].shape):
+                _attend(
+                    qkv[:, piece.rows(0)],
+                    biases[piece.group][piece.heads],
+                    piece.own(mixed, 1)[:, :, 0],
+                    None if kept is None else kept[piece.rows(part.start)],
+                )
         _project(mixed.flatten(0, 1), weights.proj, weights.proj_bias, out[part].flatten(0, 1))
     return F.embedding(back, out.flatten(0, 1))
 
@@ -232,6 +280,41 @@ def _alike(part: slice, sizes: Sequence[int], step: int) -> Iterator[tuple[int, 
                 yield group, slice(at + some.start, at + some.stop)
 
 
+class _Piece(NamedTuple):
+    """Windows and heads taken at a time: all heads of some windows, or some heads of one."""
+
+    group: int
+    windows: slice
+    """Counted from the start of the part."""
+    heads: slice
+    of_heads: int
+
+    def rows(self, start: int) -> slice:
+        """Places in `[W * H]` where the part's first window is the window `start`."""
+        first = (start + self.windows.start) * self.of_heads
+        if self.windows.stop - self.windows.start > 1:
+            return slice(first, (start + self.windows.stop) * self.of_heads)
+        return slice(first + self.heads.start, first + self.heads.stop)
+
+    def own(self, x: Tensor, parts: int) -> Tensor:
+        """Cut `[W, n, parts * H * d]` to `[W, n, parts, H * d]` of this piece, a view."""
+        x = x[self.windows].unflatten(2, (parts, self.of_heads, -1))
+        return x[:, :, :, self.heads].flatten(3)
+
+
+def _pieces(part: slice, sizes: Sequence[int], shape: Sequence[int]) -> Iterator[_Piece]:
+    """Cut a part of all windows into pieces whose scores `[H, n, n]` fit the cache."""
+    heads, length, _ = shape
+    windows = SCORES_AT_ONCE // (heads * length**2)
+    for group, at in _alike(part, sizes, windows):
+        if windows:
+            yield _Piece(group, at, slice(0, heads), heads)
+            continue
+        for window in range(at.start, at.stop):
+            for some in _some(heads, SCORES_AT_ONCE // length**2):
+                yield _Piece(group, slice(window, window + 1), some, heads)
+
+
 def _project(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
     """Write `x weightᵀ + bias` to `out`."""
     if bias is None:
@@ -240,10 +323,11 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Non
         torch.addmm(bias, x, weight.T, out=out)
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+def _weights(q: Tensor, k: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
     """Weights `[W * H, n, n]` of queries and keys `[W * H, n, d]`."""
     scores = bias.repeat(len(q) // len(bias), 1, 1)
-    return scores.baddbmm_(q, k.mT, alpha=1 / math.sqrt(q.shape[-1])).softmax(-1)
+    scores.baddbmm_(q, k.mT, alpha=1 / math.sqrt(q.shape[-1]))
+    return torch.softmax(scores, -1) if out is None else torch.softmax(scores, -1, out=out)
 
 
 def _heads(x: Tensor) -> Tensor:
@@ -251,10 +335,10 @@ def _heads(x: Tensor) -> Tensor:
     return x.permute(2, 0, 3, 1, 4).reshape(x.shape[2], -1, x.shape[1], x.shape[4])
 
 
-def _attend(qkv: Tensor, bias: Tensor, out: Tensor) -> None:
-    """Attend in `qkv [3, W * H, n, d]`; writes `out [W, n, C]`."""
+def _attend(qkv: Tensor, bias: Tensor, out: Tensor, kept: Tensor | None) -> None:
+    """Attend in `qkv [3, W * H, n, d]`; writes `out [W, n, H * d]` and weights to keep."""
     q, k, v = qkv.unbind(0)
-    _put(torch.bmm(_weights(q, k, bias), v), out)
+    _put(torch.bmm(_weights(q, k, bias, kept), v), out)
 
 
 def _put(x: Tensor, out: Tensor) -> None:
@@ -271,26 +355,34 @@ def _attend_fused(qkv: Tensor, bias: Tensor, out: Tensor) -> None:
 
 
 def _attend_backward(
-    qkv: Tensor, d_out: Tensor, inner: Tensor, bias: Tensor, d_bias: Tensor, d_qkv: Tensor
+    qkv: Tensor,
+    weights: Tensor | None,
+    d_out: Tensor,
+    inner: Tensor,
+    bias: Tensor,
+    d_bias: Tensor,
+    d_qkv: Tensor,
 ) -> None:
-    """Add to the gradient of the bias and write `d_qkv [W, n, 3 * C]`.
+    """Add to the gradient of the bias and write `d_qkv`.
 
     Args:
         qkv: `[3, W * H, n, d]`.
-        d_out: `[W, n, C]`.
+        weights: `[W * H, n, n]`, or None where they were not kept.
+        d_out: `[W, n, 1, H * d]`.
         inner: Product of each output with its gradient, which softmax subtracts, `[W, n, H]`.
         bias: `[H, n, n]`.
         d_bias: `[H, n, n]`.
-        d_qkv: `[W, n, 3 * C]`.
+        d_qkv: `[W, n, 3, H * d]`.
     """
     q, k, v = qkv.unbind(0)
-    (d_o,) = _heads(d_out.unflatten(2, (1, len(bias), -1)))
-    d_q, d_k, d_v = d_qkv.chunk(3, 2)
-    weights = _weights(q, k, bias)
+    (d_o,) = _heads(d_out.unflatten(3, (len(bias), -1)))
+    d_q, d_k, d_v = d_qkv.unbind(2)
+    weights = _weights(q, k, bias) if weights is None else weights
     _put(torch.bmm(weights.mT, d_o), d_v)
     d_scores = torch.bmm(d_o, v.mT)
     d_scores.sub_(inner.transpose(1, 2).reshape(len(q), -1, 1)).mul_(weights)
-    d_bias += d_scores.unflatten(0, (-1, len(bias))).sum(0)
-    d_scores *= 1 / math.sqrt(q.shape[-1])
-    _put(torch.bmm(d_scores, k), d_q)
-    _put(torch.bmm(d_scores.mT, q), d_k)
+    one_window = len(q) == len(bias)
+    d_bias += d_scores if one_window else d_scores.unflatten(0, (-1, len(bias))).sum(0)
+    scale = 1 / math.sqrt(q.shape[-1])
+    _put(torch.bmm(d_scores, k * scale), d_q)
+    _put(torch.bmm(d_scores.mT, q * scale), d_k)

@@ -70,14 +70,17 @@ def test_a_window_cut_to_a_small_grid_reads_the_biases_of_its_own_offsets():
     torch.testing.assert_close(module(x), small(x))
 
 
-@pytest.mark.parametrize("at_once", [1, 100, 10**6])
-@pytest.mark.parametrize("short", [0, 160])
+@pytest.mark.parametrize("at_once", [1, 200, 10**6])
+@pytest.mark.parametrize(("short", "kept"), [(0, 0), (160, 0), (160, 10**6)])
 @pytest.mark.parametrize("options", [{}, {"shift": 1}, {"shift": 1, "qkv_bias": False}])
-def test_a_few_windows_at_a_time_equal_the_layers_in_turn(monkeypatch, at_once, short, options):
+def test_a_few_windows_at_a_time_equal_the_layers_in_turn(
+    monkeypatch, at_once, short, kept, options
+):
     piece = "shared_attention.primitives.window_layer."
     for name in ("SCORES_AT_ONCE", "ROWS_AT_ONCE"):
         monkeypatch.setattr(piece + name, at_once)
     monkeypatch.setattr(piece + "SHORT", short)
+    monkeypatch.setattr(piece + "KEPT", kept)
     module = build(window=3, **options)
     x = torch.randn(2, 7, 6, 8, dtype=torch.float64, requires_grad=True)
     out = module(x)
@@ -124,3 +127,63 @@ def test_options_that_do_not_fit_are_refused():
         SwinWindowAttention(8, window=(7, 7, 7))
     with pytest.raises(ValueError, match=r"expected floats .* 2 grid dimensions"):
         SwinWindowAttention(8)(torch.randn(1, 4, 4, 4, 8))
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_maps_are_the_weights_that_the_output_is_mixed_with(shift):
+    module = build(window=4, shift=shift)
+    x = torch.randn(2, 7, 5, 8, dtype=torch.float64)
+    given = module.output(x)
+    torch.testing.assert_close(given.out, module(x))
+    weights = given.maps.weights()
+    torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    one_window = module.output(x[:, :4, :4])
+    values = module.qkv(x[:, :4, :4]).unflatten(-1, (3, 2, 4))[..., 2, :, :].flatten(1, 2)
+    mixed = torch.einsum("bhij,bjhd->bihd", one_window.maps.weights(), values).flatten(2)
+    torch.testing.assert_close(one_window.out.flatten(1, 2), module.proj(mixed))
+
+
+@pytest.mark.parametrize("combine", ["add", "multiply"])
+def test_received_maps_are_added_to_or_multiplied_with_the_own(combine):
+    torch.manual_seed(1)
+    sender, module = build(window=4, shift=1), build(window=4, shift=1)
+    torch.nn.init.normal_(sender.relative_position_bias_table)
+    x, other = torch.randn(2, 1, 4, 4, 8, dtype=torch.float64).unbind(0)
+    received = sender.output(other).maps
+    given = module.output(x, received, combine)
+    own, sent = module.output(x).maps.weights(), received.weights()
+    product = own * sent
+    both = own + sent if combine == "add" else product / product.sum(-1, keepdim=True)
+    values = module.qkv(x).unflatten(-1, (3, 2, 4))[..., 2, :, :].flatten(1, 2)
+    mixed = torch.einsum("bhij,bjhd->bihd", both, values).flatten(2)
+    torch.testing.assert_close(given.out.flatten(1, 2), module.proj(mixed))
+
+
+@pytest.mark.parametrize("combine", ["add", "multiply"])
+def test_received_maps_change_shifted_windows_and_teach_their_sender(combine):
+    sender, module = build(window=4, shift=2), build(window=4, shift=2)
+    x, other = torch.randn(2, 2, 8, 6, 8, dtype=torch.float64).unbind(0)
+    out = module.output(x, sender.output(other).maps, combine).out
+    assert out.isfinite().all() and (out - module(x)).abs().amax((0, 3)).min() > 1e-6
+    out.square().sum().backward()
+    assert sender.relative_position_bias_table.grad.abs().sum() > 0
+    queries, keys, values = sender.qkv.weight.grad.chunk(3)
+    assert queries.abs().sum() > 0 and keys.abs().sum() > 0 and values.abs().sum() == 0
+
+
+def test_maps_of_other_windows_are_refused():
+    module = build(window=3)
+    received = module.output(torch.randn(1, 6, 6, 8, dtype=torch.float64)).maps
+    x = torch.randn(1, 7, 6, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"windows, heads and positions \[4, 2, 9\], expected \[6"):
+        module.output(x, received)
+    with pytest.raises(ValueError, match="combine got 'or'"):
+        module.output(x, None, "or")
+
+
+def test_an_exported_program_takes_any_batch():
+    module = build(window=4, shift=2).eval()
+    x = torch.randn(2, 7, 6, 8, dtype=torch.float64)
+    program = torch.export.export(module, (x,), dynamic_shapes={"x": {0: torch.export.Dim.DYNAMIC}})
+    more = torch.randn(5, 7, 6, 8, dtype=torch.float64)
+    torch.testing.assert_close(program.module()(more), module(more))

@@ -1,0 +1,197 @@
+"""MEFN: what each part changes, and what it does when one modality is spoilt."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from domains.medical.models.mefn import MEFN
+from domains.medical.models.parts.evidence import combine, vacuity
+from shared_attention.errors import UnsupportedError
+
+
+def build(**options) -> MEFN:
+    torch.manual_seed(0)
+    sizes = {"channels": 2, "classes": 3, "spatial_dims": 2, "patch_size": (16, 16), "width": 4}
+    return MEFN(**{**sizes, "stages": 2, **options})
+
+
+def scans(count: int, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Discs that both modalities show, each in its own way."""
+    generator = torch.Generator().manual_seed(seed)
+    at = torch.arange(size).float()
+    centre = size * (0.3 + 0.4 * torch.rand(count, 2, generator=generator))
+    radius = size * (0.12 + 0.13 * torch.rand(count, 1, 1, generator=generator))
+    rows, columns = at[None, :, None] - centre[:, :1, None], at[None, None] - centre[:, 1:, None]
+    label = ((rows**2 + columns**2) < radius**2).long()
+    noise = torch.randn(count, 2, size, size, generator=generator)
+    shown = torch.stack([2.0 * label, 1.0 - 2.0 * label], 1)
+    return shown + 0.4 * noise, label
+
+
+def spoil(image: torch.Tensor, modality: int, which: torch.Tensor, seed: int) -> torch.Tensor:
+    """Replace one modality of some samples by noise."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(image[:, 0].shape, generator=generator)
+    image = image.clone()
+    image[which, modality] = noise[which]
+    return image
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (19, 13), (5, 30)])
+def test_any_grid_is_segmented(grid):
+    model = build().eval()
+    image = torch.randn(2, 2, *grid)
+    assert model(image).shape == (2, 3, *grid)
+    uncertainty = model.uncertainty(image)
+    assert uncertainty.shape == (2, 1, *grid)
+    assert ((uncertainty > 0) & (uncertainty <= 1)).all()
+
+
+def test_volumes_too():
+    model = build(spatial_dims=3, patch_size=(16, 16, 8)).eval()
+    assert model(torch.randn(1, 2, 11, 16, 7)).shape == (1, 3, 11, 16, 7)
+
+
+def test_the_prediction_is_the_combined_opinion():
+    model = build().eval()
+    image = torch.randn(2, 2, 16, 16)
+    output = model.outputs(image)
+    torch.testing.assert_close(output.fused, combine(*output.evidence))
+    mean = (output.fused + 1) / (output.fused + 1).sum(1, keepdim=True)
+    torch.testing.assert_close(model(image).softmax(1), mean)
+    torch.testing.assert_close(model.uncertainty(image), vacuity(output.fused))
+
+
+def test_every_parameter_learns():
+    model = build().train()
+    image, label = torch.randn(2, 2, 16, 16), torch.randint(3, (2, 16, 16))
+    terms = model.loss_terms(model.outputs(image), label)
+    sum(terms.values()).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not silent
+
+
+@pytest.mark.parametrize("part", ["translators.0.decoder", "translators.1.guide", "mutual"])
+def test_every_part_changes_the_output(part):
+    model = build().eval()
+    image = torch.randn(1, 2, 16, 16)
+    before = model(image)
+    with torch.no_grad():
+        for parameter in model.get_submodule(part).parameters():
+            parameter.add_(torch.randn_like(parameter))
+    assert (model(image) - before).abs().max() > 1e-4
+
+
+def test_an_uncertain_modality_is_not_read_by_the_other():
+    mutual = build().mutual
+    one, other, another = torch.randn(3, 1, 16, 4, 4).unbind(0)
+    with torch.no_grad():
+        mutual.evidence[1][0].weight.zero_()
+        mutual.evidence[1][0].bias.fill_(-1e4)
+        (calibrated, _), evidence = mutual(one, other)
+        (again, _), _ = mutual(one, another)
+        torch.testing.assert_close(vacuity(evidence[1]), torch.ones(1, 1, 4, 4))
+        torch.testing.assert_close(calibrated, one)
+        torch.testing.assert_close(again, one)
+        mutual.evidence[1][0].bias.fill_(10)
+        (calibrated, _), _ = mutual(one, other)
+    assert (calibrated - one).abs().max() > 1e-3
+
+
+def test_samples_do_not_depend_on_their_neighbours():
+    model = build().eval()
+    image = torch.randn(3, 2, 16, 16)
+    torch.testing.assert_close(model(image)[1:2], model(image[1:2]), atol=1e-5, rtol=1e-5)
+
+
+def test_misleading_evidence_gains_weight_by_steps_that_a_checkpoint_keeps():
+    image, label = torch.randn(1, 2, 16, 16), torch.randint(3, (1, 16, 16))
+
+    def step(model: MEFN) -> float:
+        output = model.outputs(image)
+        return model.loss_terms(output, label)["misleading"].item()
+
+    model = build(annealing_steps=4).train()
+    values = [step(model) for _ in range(6)]
+    assert values == pytest.approx([values[3] * share for share in (0.25, 0.5, 0.75, 1, 1, 1)])
+    half = build(annealing_steps=4).train()
+    _ = [step(half) for _ in range(2)]
+    resumed = build(annealing_steps=4).train()
+    resumed.load_state_dict(half.state_dict())
+    assert step(resumed) == pytest.approx(values[2])
+    assert step(resumed.eval()) == pytest.approx(values[3])
+    assert resumed.steps.item() == 3
+
+
+def test_the_perceptual_loss_looks_where_the_fused_opinion_is_vacuous():
+    model = build(perceptual=1.0).eval()
+    label = torch.zeros(1, 16, 16, dtype=torch.int64)
+    output = model.outputs(torch.randn(1, 2, 16, 16))
+    fused = torch.zeros_like(output.fused)
+    fused[:, 1, :, 8:] = 1e6
+
+    def perceptual(evidence: torch.Tensor) -> float:
+        given = {**output.__dict__, "fused": evidence}
+        return model.loss_terms(type(output)(**given), label)["perceptual"].item()
+
+    vacuous = perceptual(torch.zeros_like(fused))
+    assert perceptual(fused) == pytest.approx(vacuous, rel=1e-3)
+
+
+def test_other_mechanisms_and_their_refusals():
+    image = torch.randn(1, 2, 16, 16)
+    assert not torch.allclose(build(attention="linear")(image), build()(image))
+    with pytest.raises(UnsupportedError, match="MEFN cannot use attention"):
+        build(attention="swin_window")
+    with pytest.raises(UnsupportedError, match="MEFN cannot use attention"):
+        build(attention="scan")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_numbers_of_modalities_are_refused(channels):
+    with pytest.raises(ValueError, match=f"two modalities.* got {channels} channel"):
+        build(channels=channels)
+    with pytest.raises(ValueError, match=r"expected \[batch, 2 channels, 2 grid"):
+        build()(torch.randn(1, channels, 16, 16))
+
+
+def test_it_exports_with_a_free_batch():
+    model = build().eval()
+    image = torch.randn(2, 2, 18, 16)
+    batch = {"image": {0: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(model, (), {"image": image}, dynamic_shapes=batch)
+    more = torch.randn(3, 2, 18, 16)
+    torch.testing.assert_close(program.module()(image=more), model(more), atol=1e-5, rtol=1e-4)
+
+
+def test_a_spoilt_modality_is_uncertain_and_the_other_is_relied_on():
+    """Trained on scans of varying quality, as in clinics."""
+    model = build(classes=2, width=8, annealing_steps=60, misleading=0.5).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(1)
+    for step in range(120):
+        image, label = scans(8, 24, seed=step)
+        spoilt = torch.randint(4, (8,), generator=generator)
+        for modality in range(2):
+            image = spoil(image, modality, spoilt == modality, seed=step)
+        optimizer.zero_grad()
+        sum(model.loss_terms(model.outputs(image), label).values()).backward()
+        optimizer.step()
+    model.eval()
+    image, label = scans(16, 24, seed=10_000)
+    every = torch.ones(16, dtype=torch.bool)
+
+    def dice(logits: torch.Tensor) -> float:
+        found = logits.argmax(1)
+        return (2 * (found * label).sum() / (found.sum() + label.sum())).item()
+
+    with torch.no_grad():
+        clean = model.modality_uncertainty(image).mean((0, 2, 3))
+        assert dice(model(image)) > 0.9
+        for modality in range(2):
+            bad = spoil(image, modality, every, seed=7)
+            doubt = model.modality_uncertainty(bad).mean((0, 2, 3))
+            assert doubt[modality] > 2 * clean[modality]
+            assert doubt[modality] > 1.5 * doubt[1 - modality]
+            assert dice(model(bad)) > 0.8
