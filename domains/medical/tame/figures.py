@@ -66,7 +66,9 @@ def curves_figure(curves: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     share = np.arange(STEPS + 1) * 100 / STEPS
     with style():
         figure = MatplotlibFigure(figsize=(7.4, 3.2))
-        for axes, name in zip(figure.subplots(1, 2, sharey=True), ("insertion", "deletion")):
+        for axes, name in zip(
+            figure.subplots(1, 2, sharey=True), ("insertion", "deletion"), strict=True
+        ):
             for (method, values), color in zip(curves.items(), PALETTE, strict=False):
                 axes.plot(share, values[name], color=color, label=method)
             axes.set_title(name)

@@ -20,7 +20,7 @@ from domains.medical.tame.figures import curves_figure, losses_figure, maps_figu
 from domains.medical.tame.maps import ExplanationMaps
 from domains.medical.tame.scoring import METHODS, explain_images, map_scores
 from domains.medical.tame.settings import tame_settings
-from domains.medical.tame.training import TameConfig, train_maps
+from domains.medical.tame.training import train_maps
 from shared_runtime import charts
 from shared_runtime.artifact import WEIGHTS as MODEL_WEIGHTS
 from shared_runtime.artifact import write_manifest
