@@ -82,7 +82,7 @@ def scaled_place(place: Sequence[int], size: Sequence[int], grid: Sequence[int])
 
 def _innermost(model: nn.Module, name: str = "") -> Iterator[str]:
     """Yield the names of attention layers that have no other inside."""
-    if isinstance(model, MultiHeadAttention | _spatial()):
+    if isinstance(model, (MultiHeadAttention, *_spatial())):
         yield name
         return
     inner = [
