@@ -138,6 +138,7 @@ def show(axes: Axes, image: np.ndarray, prepared: Prepared) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(False)
+    axes.spines[:].set_visible(False)
 
 
 def _slice(array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,137 @@
+"""Feature grids inside a model, found by running it once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from shared_runtime.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module whose output is a grid of features."""
+
+    name: str
+    channels: int
+    grid: tuple[int, ...]
+
+
+def find_layers(model: nn.Module, image: Tensor, names: Sequence[str] = ()) -> list[Layer]:
+    """Return the layers to explain a model with, the finest first.
+
+    Without names: the last block of each resolution coarser than the image, at most three, the
+    coarsest ones; of the image's own where there is no other. The model's own output is none.
+
+    Args:
+        model: any network.
+        image: `[1, C, *grid]`.
+        names: of modules, as in `named_modules`.
+
+    Raises:
+        UsageError: a named module gives no grid of features, or the model has none at all.
+    """
+    found = {layer.name: layer for layer in _run(model, image)}
+    for name in names:
+        if name not in found:
+            some = ", ".join(list(found)[-8:])
+            raise UsageError(f"tame.layers: {name!r} gives no grid of features; some do: {some}")
+    if names:
+        chosen = [found[name] for name in names]
+    else:
+        by_grid = {layer.grid: layer for layer in found.values()}
+        whole = tuple(image.shape[2:])
+        coarser = [layer for grid, layer in by_grid.items() if grid != whole]
+        chosen = sorted(coarser or by_grid.values(), key=lambda each: math.prod(each.grid))[:3]
+    if not chosen:
+        raise UsageError("the model has no layer with a grid of features; name one: tame.layers")
+    return sorted(chosen, key=lambda each: -math.prod(each.grid))
+
+
+@contextmanager
+def tapped(model: nn.Module, layers: Sequence[Layer]) -> Iterator[Mapping[str, Tensor]]:
+    """Record the features `[B, C, *grid]` of `layers` as the model runs, by name."""
+    maps: dict[str, Tensor] = {}
+    size: list[tuple[int, ...]] = []
+
+    def record(name: str, output: object) -> None:
+        features = as_grid(output, size[0])
+        if features is not None:
+            maps[name] = features
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        size[:] = [tuple(inputs[0].shape[2:])]
+
+    modules = dict(model.named_modules())
+    handles = [model.register_forward_pre_hook(note)]
+    handles += [
+        modules[layer.name].register_forward_hook(
+            lambda module, inputs, output, name=layer.name: record(name, output)
+        )
+        for layer in layers
+    ]
+    try:
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def as_grid(output: object, size: Sequence[int]) -> Tensor | None:
+    """Return an output as features `[B, C, *grid]`, None where it is none.
+
+    Grids of channels first, `[B, *grid, C]`, and tokens `[B, L, C]` of a grid that divides the
+    image are understood; a class token before the others is left out.
+    """
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    if output.dim() == len(size) + 2:
+        if _fits(output.shape[2:], size):
+            return output
+        return output.movedim(-1, 1) if _fits(output.shape[1:-1], size) else None
+    if output.dim() != 3:
+        return None
+    for step in range(1, min(size) + 1):
+        grid = [-(-length // step) for length in size]
+        count = math.prod(grid)
+        if output.shape[1] in (count, count + 1) and count > 1:
+            return output[:, -count:].transpose(1, 2).unflatten(2, grid)
+    return None
+
+
+def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
+    """Say whether a grid is one of the image: as long or shorter along each axis, but not one."""
+    if any(g < 1 or g > s for g, s in zip(grid, size, strict=True)) or math.prod(grid) < 2:
+        return False
+    steps = [s / g for g, s in zip(grid, size, strict=True)]
+    return max(steps) / min(steps) < 4
+
+
+def _run(model: nn.Module, image: Tensor) -> list[Layer]:
+    """Return every layer with a grid of features in the order they finish."""
+    seen: dict[str, Tensor] = {}
+    size = tuple(image.shape[2:])
+    handles = [
+        module.register_forward_hook(
+            lambda module, inputs, output, name=name: seen.update({name: output})
+        )
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        with torch.no_grad():
+            last = model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = []
+    for name, output in seen.items():
+        features = as_grid(output, size)
+        if features is not None and not (isinstance(last, Tensor) and features.shape == last.shape):
+            layers.append(Layer(name, features.shape[1], tuple(features.shape[2:])))
+    return layers
