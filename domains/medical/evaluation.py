@@ -82,7 +82,7 @@ def baselines(prepared: Prepared, split: str) -> dict[str, dict[str, float]]:
     part, train = part_of(prepared, split), part_of(prepared, "train")
     plan, config = part.source.plan, part.source.config
     step = max(1, len(train.cases) // MOST_TRAINING_CASES)
-    chosen = dataclasses.replace(train, cases=train.cases[::step])
+    chosen = Part(train.cases[::step], train.source)
     fitted = fit_baselines(
         (_turned(scan, truth) for _, scan, truth in chosen.scans()), plan.classes
     )

@@ -231,14 +231,15 @@ def test_predict_one_file(trained: Trained, tmp_path: Path) -> None:
 
 def test_predict_a_folder_with_a_bad_file(trained: Trained, tmp_path: Path) -> None:
     inputs, out = tmp_path / "in", tmp_path / "out"
-    suffix = trained.item.suffix
+    suffix = "".join(trained.item.suffixes)
     if trained.data.is_dir():
         shutil.copytree(trained.data, inputs)
     else:
         inputs.mkdir()
         shutil.copyfile(trained.data, inputs / f"good{suffix}")
-    good = [path.name for path in trained.domain.items(inputs, "*")]
-    (inputs / f"bad{suffix}").write_bytes(b"\x00\xff not data")
+    items = trained.domain.items(inputs, "*")
+    good = [path.name for path in items]
+    (items[0].parent / f"bad{suffix}").write_bytes(b"\x00\xff not data")
     base = ("predict", "--run", trained.run, "--data", inputs, "--out", out)
     result = invoke(trained.app, *base, code=4)
     assert f"{len(good)} done, 0 already done, 1 failed" in result.stdout
