@@ -211,6 +211,7 @@ def test_decathlon(tmp_path: Path) -> None:
         ("images/{}.png", "masks/{}_mask.png"),
         ("ISIC2018_Task1-2_Input/{}.jpg", "ISIC2018_Task1_GroundTruth/{}_segmentation.png"),
         ("PH2/{0}/{0}_Dermoscopic_Image/{0}.bmp", "PH2/{0}/{0}_lesion/{0}_lesion.bmp"),
+        ("images/train/{}.png", "masks/train/{}.png"),
         ("{}.jpg", "{}_segmentation.png"),
         ("all/{}.tif", "all/{}_mask.tif"),
     ],
@@ -283,6 +284,7 @@ def test_folders_of_classes(tmp_path: Path) -> None:
         ("image", r"masks.b.png: no image b; add it"),
         ("image twice", r"images.b.png: a second image b; keep it or b.jpg"),
         ("mask twice", r"masks.b_mask.png: a second mask of b; keep it or b.png"),
+        ("folder", r"other: 1 masks and no images; add the images"),
         ("no masks", r"images without masks, and in no folder of a class"),
         ("grey levels", r"masks.b.png: \d+ values in one label file, \d+ in all: no classes"),
         ("nothing", r"no images with masks or classes; give images/ and masks/"),
@@ -296,6 +298,8 @@ def test_what_is_wrong_with_folders_of_images(tmp_path: Path, change: str, messa
         (tmp_path / "masks" / "b.png").unlink()
     elif change == "image":
         (tmp_path / "images" / "b.png").unlink()
+    elif change == "folder":
+        picture(tmp_path / "other" / "masks" / "x.png", mask((0, 255), (6, 8)))
     elif change == "image twice":
         picture(tmp_path / "images" / "b.jpg", colour())
     elif change == "mask twice":

@@ -286,7 +286,7 @@ def test_a_series_with_a_damaged_slice(tmp_path: Path) -> None:
     path = folder / "IM002.dcm"
     for length in (0, 3, 140, 300, 600, path.stat().st_size - 1):
         path.write_bytes(path.read_bytes()[:length] or b"")
-        with pytest.raises(DataError, match="IM002.dcm") as caught:
+        with pytest.raises(DataError, match=r"IM002\.dcm") as caught:
             read_scan(Case("s", "s", (folder,)), 1)
         assert "\n" not in str(caught.value)
         shutil.rmtree(folder)
