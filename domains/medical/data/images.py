@@ -2,8 +2,9 @@
 
 Arrangements that are read, at any depth below the folder given:
 
-- `images/` beside `masks/`, or what else they are usually called (`Img`, `GT`, `Ground`,
-  `ISIC2018_Task1-2_Training_Input`, `IMD002_Dermoscopic_Image` and `IMD002_lesion`, ...);
+- `images/` beside `masks/`, also `images/train` and `masks/train`, or what else they are usually
+  called (`Img`, `GT`, `Ground`, `ISIC2018_Task1-2_Training_Input`, `IMD002_Dermoscopic_Image` and
+  `IMD002_lesion`, ...);
 - masks beside their images, named `name_segmentation.png`, `name_mask.png`, ...;
 - without any mask: one folder per class of the whole image.
 
@@ -44,20 +45,19 @@ def read_images(root: Path) -> Found:
     images: dict[Path, list[Path]] = {}
     masks: dict[Path, list[Path]] = {}
     for folder in _folders(root, found):
-        files = [path for path in readable(folder) if _is_image(path)]
-        files = inside(root, files, found)
-        if folder != root and holds_masks(folder.name):
-            masks.setdefault(folder.parent, []).extend(files)
-            continue
-        stems = {stem_of(path) for path in files}
-        beside = [path for path in files if _is_mask(stem_of(path), stems)]
-        place = folder.parent if folder != root and holds_images(folder.name) else folder
-        images.setdefault(place, []).extend(path for path in files if path not in set(beside))
-        masks.setdefault(place, []).extend(beside)
-    images = {place: files for place, files in images.items() if files}
-    if any(masks.values()):
+        files = inside(root, [path for path in readable(folder) if _is_image(path)], found)
+        kind, place = _role(root, folder)
+        stems = set() if kind == "masks" else {stem_of(path) for path in files}
+        for path in files:
+            mask = kind == "masks" or _is_mask(stem_of(path), stems)
+            (masks if mask else images).setdefault(place, []).append(path)
+    if masks:
         for place, files in images.items():
-            _pair(root, place, files, masks.get(place, []), found)
+            _pair(root, place, files, masks.pop(place, []), found)
+        for place, files in masks.items():
+            found.error(
+                place, f"{len(files)} masks and no images", "add the images, or remove them"
+            )
     elif images:
         _classes(root, images, found)
     if not found.cases and not found.problems:
@@ -72,15 +72,24 @@ def _folders(root: Path, found: Found) -> Iterator[Path]:
     for path, below, _ in os.walk(root, followlinks=True):
         folder = Path(path)
         kept = sorted(name for name in below if not name.startswith("."))
-        links = [folder / name for name in kept if (folder / name).is_symlink()]
-        followed = set(inside(root, links, found)) if links else set()
+        links = {name for name in kept if (folder / name).is_symlink()}
+        followed = {link.name for link in inside(root, [folder / name for name in links], found)}
         deep = len(folder.relative_to(root).parts) >= _DEPTH
-        below[:] = [
-            name
-            for name in kept
-            if not deep and (folder / name not in links or folder / name in followed)
-        ]
+        below[:] = [name for name in kept if not deep and (name not in links or name in followed)]
         yield folder
+
+
+def _role(root: Path, folder: Path) -> tuple[str, Path]:
+    """Return what a folder holds by the names on its way, and where its counterpart is, too.
+
+    `a/images/b` and `a/masks/b` are both about `a/b`.
+    """
+    parts = folder.relative_to(root).parts
+    for depth in reversed(range(len(parts))):
+        for kind, named in (("masks", holds_masks), ("images", holds_images)):
+            if named(parts[depth]):
+                return kind, root.joinpath(*parts[:depth], *parts[depth + 1 :])
+    return "", folder
 
 
 def _is_image(path: Path) -> bool:

@@ -39,8 +39,9 @@ def read_nnunet(root: Path, fold: int) -> Found:
         found.channels, found.labels = declared.channels, declared.labels
         found.values = declared.values
     _part(root, "Tr", declared, found)
-    if declared and declared.count is not None and len(found.cases) != declared.count:
-        what = f"numTraining is {declared.count}, there are {len(found.cases)} cases"
+    counted = declared.count if declared and not found.problems else None
+    if counted is not None and len(found.cases) != counted:
+        what = f"numTraining is {counted}, there are {len(found.cases)} cases"
         found.warning(root / NAME, what, "add the missing files, or correct the number")
     if (root / SPLITS).exists():
         _given(root / SPLITS, fold, found)
@@ -95,7 +96,8 @@ def _files(root: Path, folder: Path, declared: Declaration | None, found: Found)
         ending = declared.file_ending.lower()
         others = [path for path in paths if not path.name.lower().endswith(ending)]
         if others:
-            what = f"{len(others)} files do not end in {ending}, such as {others[0].name}"
+            what = f"{len(others)} of {len(paths)} files do not end in {ending}"
+            what += f", such as {others[0].name}"
             found.warning(folder, what, "convert them, or correct file_ending")
         paths = [path for path in paths if path.name.lower().endswith(ending)]
     return inside(root, paths, found)
@@ -143,10 +145,13 @@ def _given(path: Path, fold: int, found: Found) -> None:
         found.error(path, f"{both[0]} is in train and val of fold {fold}", "take it out of one")
         return
     if unknown := sorted(str(name) for name in (train | test) - known):
-        found.warning(path, f"{len(unknown)} cases are not there, such as {unknown[0]}", "add them")
+        what = f"{len(unknown)} of its cases are not there, such as {unknown[0]}"
+        found.warning(path, what, "add them")
     if left := sorted(known - train - test):
-        what = f"{len(left)} cases are in no part of fold {fold}, such as {left[0]}: left out"
-        found.warning(path, what, "add them to a part, or remove the file")
+        what = f"{len(left)} of {len(known)} cases are in no part of fold {fold}"
+        found.warning(
+            path, f"{what}, such as {left[0]}: left out", "add them to a part, or remove the file"
+        )
     found.cases = [
         Case(case.id, case.patient, case.images, case.label, "test" if case.id in test else None)
         for case in found.cases

@@ -91,10 +91,12 @@ def _save(path: Path, array: np.ndarray, kind: str) -> None:
 @contextmanager
 def _opened(path: Path, load: bool = True) -> Iterator[Image.Image]:
     try:
-        with quiet(), Image.open(path) as image:
+        with quiet():
+            image = Image.open(path)
+            frames = getattr(image, "n_frames", 1)
+        with image:
             if load:
                 image.load()
-            frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":
                 raise BadFileError(path, f"{frames} frames in one picture", "save one per file")
             yield image

@@ -105,7 +105,7 @@ def _share(patients: list[str], config: DataConfig, seed: int) -> set[str]:
         return set()
     if len(patients) < 2:
         raise DataError(
-            f"{len(patients)} patients to train and validate on; add more, or set "
+            f"too few patients to train and validate on ({len(patients)}); add more, or set "
             "data.validation=0 with training.select=last and training.patience=0"
         )
     count = min(max(1, round(config.validation * len(patients))), len(patients) - 1)
