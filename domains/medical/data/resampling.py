@@ -96,7 +96,7 @@ def linear_slabs(values: Tensor, shape: Sequence[int]) -> Iterator[tuple[slice, 
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """Share memory where torch can: it takes no negative strides, and warns of what is read-only."""
+    """Copy only what torch cannot share: negative strides, and what is read-only."""
     plain = array.flags.writeable and min(array.strides, default=0) >= 0
     return torch.from_numpy(np.ascontiguousarray(array) if plain else array.copy())
 

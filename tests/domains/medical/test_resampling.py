@@ -132,7 +132,7 @@ def test_constants_and_equal_grids_stay() -> None:
 
 
 def test_fine_texture_does_not_turn_into_noise() -> None:
-    """A chessboard is grey from far away; picking some of its voxels would keep it black and white."""
+    """A chessboard is grey from far away; some of its voxels alone are black and white."""
     board = (np.indices((32, 32)).sum(axis=0) % 2).astype(np.float32)[None]
     small = resample_image(board, (7, 7))
     assert np.abs(small[0, 1:-1, 1:-1] - 0.5).max() < 0.1
