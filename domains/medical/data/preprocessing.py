@@ -168,7 +168,7 @@ def preprocess_label(label: np.ndarray, placement: Placement) -> np.ndarray:
     if label.shape != placement.shape:
         raise DataError(f"label has grid {label.shape}, its scan {placement.shape}")
     kind = np.uint8 if int(label.max(initial=0)) < 256 else np.int16
-    small = np.ascontiguousarray(placement.view(label), kind)
+    small = np.array(placement.view(label), kind, order="C")
     return resample_label(small, placement.prepared)
 
 

@@ -36,7 +36,7 @@ def resample_image(
     Returns:
         `[C, *shape]` float32; `image` itself where nothing changes.
     """
-    tensor = torch.from_numpy(np.ascontiguousarray(image))
+    tensor = _tensor(image)
     axes = range(len(shape))
     ratios = [new / old for new, old in zip(shape, image.shape[1:], strict=True)]
     straight = linear or [False] * len(shape)
@@ -58,7 +58,7 @@ def resample_label(label: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     if label.shape == tuple(shape):
         return label
     out = np.empty(shape, label.dtype)
-    source = torch.from_numpy(np.ascontiguousarray(label))
+    source = _tensor(label)
     most = int(label.max()) + 1
     for rows, needed, at in _slabs(label.shape, shape, min(most, 8)):
         block = source[needed]
@@ -93,6 +93,12 @@ def linear_slabs(values: Tensor, shape: Sequence[int]) -> Iterator[tuple[slice, 
     """Give `[C, *grid]` values interpolated linearly on another grid, slab by slab."""
     for rows, needed, at in _slabs(values.shape[1:], shape, len(values)):
         yield rows, _slab(values[:, needed], at, shape[1:]).cpu().numpy()
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Copy only what torch cannot share: negative strides, and what is read-only."""
+    plain = array.flags.writeable and min(array.strides, default=0) >= 0
+    return torch.from_numpy(np.ascontiguousarray(array) if plain else array.copy())
 
 
 def _along(tensor: Tensor, axis: int, size: int, mode: str) -> Tensor:
