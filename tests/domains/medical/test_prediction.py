@@ -259,7 +259,7 @@ def test_bad_scans_are_refused(scan: Scan, message: str) -> None:
 
 
 def test_flips_that_training_had_not_are_refused() -> None:
-    with pytest.raises(UsageError, match="data.mirror: the model was trained with data.flips=f"):
+    with pytest.raises(UsageError, match=r"data.mirror: the model was trained with data.flips=f"):
         predict(broken(), mirror=True, flips=False)
 
 
