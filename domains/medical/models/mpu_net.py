@@ -81,7 +81,7 @@ class MPUNet(nn.Module):
         )
         self.places = GridPositions(spatial_dims, widths[-1])
         self.bottleneck = PositionModule(
-            "MPUNet", widths[-1], attention=attention, options=attention_options, gamma=0.1
+            "MPUNet", widths[-1], attention=attention, options=attention_options
         )
         self.decoder = nn.ModuleList(
             DecoderLayer(spatial_dims, widths[i + 1], widths[i], across)

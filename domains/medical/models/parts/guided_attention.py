@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from domains.medical.models.parts.convolutions import InstanceNorm, convolution
-from domains.medical.models.parts.position_module import to_grid, to_tokens
+from domains.medical.models.parts.position_module import GAMMA, to_grid, to_tokens
 from shared_attention.registry import catalogue
 
 
@@ -29,6 +29,7 @@ class ChannelModule(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.attention = catalogue()["channel"].build(channels=channels)
+        nn.init.constant_(self.attention.get_parameter("gamma"), GAMMA)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, C, *grid]` to the same shape."""

@@ -17,6 +17,10 @@ PAPER = "position"
 POSITIONS = 4096
 """Positions that attend to each other exactly, at most."""
 
+GAMMA = 0.1
+"""What γ starts with. Dual attention networks start at 0, where attention does nothing and its
+queries, keys and values have no gradient; few steps of training then hardly use it."""
+
 
 def to_tokens(x: Tensor) -> Tensor:
     """Serialise `[B, C, *grid]`: slice after slice, row after row, `[B, tokens, C]`."""
@@ -45,8 +49,6 @@ class PositionModule(nn.Module):
         attention: None or `position`: the catalogue's position attention; else the name of a
             mechanism with queries, keys and values, which takes the place of its scores.
         options: options of the mechanism.
-        gamma: what γ starts with; 0 as in dual attention networks leaves queries and keys without
-            a gradient at the first step.
 
     Raises:
         UnsupportedError: The mechanism is unknown, of another family or always causal.
@@ -59,13 +61,12 @@ class PositionModule(nn.Module):
         *,
         attention: str | None = None,
         options: Mapping[str, Any] | None = None,
-        gamma: float = 0.0,
     ) -> None:
         super().__init__()
         if attention in (None, PAPER):
             settings = {"reduction": min(8, channels), **(options or {})}
             position = catalogue()[PAPER].build(channels=channels, **settings)
-            nn.init.constant_(position.get_parameter("gamma"), gamma)
+            nn.init.constant_(position.get_parameter("gamma"), GAMMA)
             self.position: nn.Module | None = position
             return
         choice = choose_attention(model, attention, options, default="softmax")
@@ -73,7 +74,7 @@ class PositionModule(nn.Module):
         self.position = None
         self.attention = choice.build(channels, heads_of(channels))
         self.mask = choice.padding(None)
-        self.gamma = nn.Parameter(torch.full((1,), gamma))
+        self.gamma = nn.Parameter(torch.full((1,), GAMMA))
 
     def forward(self, x: Tensor, places: Callable[..., Tensor] | None = None) -> Tensor:
         """Map `x` `[B, C, *grid]` to the same shape.
