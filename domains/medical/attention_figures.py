@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from domains.medical.explanation import Explained
 
 _MARK = PALETTE[5]
+_HEIGHT = 2.1
 
 
 def attention_figure(explained: Explained, plan: Plan, attends: bool) -> Figure:
@@ -38,7 +39,10 @@ def attention_figure(explained: Explained, plan: Plan, attends: bool) -> Figure:
     columns.append(("input", explained.sensitivity))
     lines = len(explained.places)
     with style():
-        figure = MatplotlibFigure(figsize=(1.9 * (1 + len(columns)), 2.1 * lines + 0.3))
+        width = _HEIGHT * _wide(size, plan.spacing) + 0.15
+        figure = MatplotlibFigure(
+            figsize=(width * (1 + len(columns)) + 0.4, (_HEIGHT + 0.1) * lines + 0.3)
+        )
         grid = figure.subplots(lines, 1 + len(columns), squeeze=False)
         for number, (query, place) in enumerate(explained.places.items()):
             level = None if len(size) == 2 else place[2]
@@ -70,6 +74,12 @@ def attention_figure(explained: Explained, plan: Plan, attends: bool) -> Figure:
         "the place changes with the image. First: outlines of what is predicted."
     )
     return Figure(f"What {explained.case} is segmented by", caption, figure)
+
+
+def _wide(size: Sequence[int], spacing: Sequence[float]) -> float:
+    """Return how many times as wide as high a slice is drawn."""
+    wide, high = (1, 0) if len(size) == 2 else (0, 1)
+    return (size[wide] * spacing[wide]) / (size[high] * spacing[high])
 
 
 def _background(axes: Axes, explained: Explained, level: int | None, aspect: float) -> None:

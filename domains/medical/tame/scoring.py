@@ -14,6 +14,7 @@ from domains.medical.tame.explained import Explained
 from domains.medical.tame.features import Layer, tapped
 from domains.medical.tame.maps import ExplanationMaps, enlarged, masked
 from shared_runtime.domain import Batches, Interval
+from shared_runtime.errors import DataError
 from shared_runtime.intervals import mean_interval
 
 KEPT = (100, 50, 15)
@@ -57,6 +58,9 @@ def explain_images(
     Every class of an image counts, up to `most` in all. Maps are scaled to 0 to 1. Grad-CAM is of
     the coarsest layer that the maps read; random maps have as many independent values as it has
     places.
+
+    Raises:
+        DataError: the model sees no class in any of the images.
     """
     rows = np.unique(np.linspace(0, len(batches) - 1, min(most, len(batches))).astype(np.int64))
     random = torch.Generator().manual_seed(seed)
@@ -82,6 +86,11 @@ def explain_images(
         found += len(at)
         if found >= most:
             break
+    if not found:
+        raise DataError(
+            "the model sees no class in any scored image, so there is nothing to explain; train it "
+            "longer"
+        )
     joined = {name: torch.cat(found_parts)[:most] for name, found_parts in parts.items()}
     by_method = {name: joined[name] for name in METHODS}
     return Explanations(joined["image"], joined["chosen"], joined["seen"], by_method)

@@ -105,11 +105,11 @@ def train_maps(
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            schedule.step()
             values = {name: float(value.detach()) for name, value in terms.items()}
             history.append({"step": step + 1, "loss": float(loss.detach()), **values})
             if on_step is not None:
                 on_step(step + 1, float(loss.detach()))
-        schedule.step()
     if not history:
         raise DataError(
             "the model sees no class in any training image, so there is nothing to explain; "
