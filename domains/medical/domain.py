@@ -1,29 +1,18 @@
-"""The hooks of the medical domain; see `shared_runtime.domain.Domain`."""
+"""The hooks of the medical domain; see `shared_runtime.domain.Domain`.
+
+Each imports what it needs: MONAI, Lightning and torchvision take seconds that `check` need not wait
+for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import torch
-from torch import Tensor, nn
-
-from domains.medical import evaluation, explanation, preparation
-from domains.medical.data import checking
-from domains.medical.data import items as scan_items
 from domains.medical.data.config import DataConfig
-from domains.medical.data.reading import read_label, read_scan
-from domains.medical.data.samples import write_samples
-from domains.medical.data.splits import split as split_cases
-from domains.medical.data.writing import map_suffix, mask_suffix, write_map, write_mask
-from domains.medical.ensemble import load_ensemble, plan_of
-from domains.medical.models.registry import MODELS
-from domains.medical.prediction import predict_scan
-from domains.medical.retrieval import runs as retrieval
-from domains.medical.tasks import SegmentationTask
+from domains.medical.models.registry import MODELS, RETRIEVE
 from domains.medical.training_config import MedicalTraining
 from shared_runtime.domain import (
     Evaluation,
@@ -34,9 +23,14 @@ from shared_runtime.domain import (
     Prepared,
     Problem,
 )
-from shared_runtime.errors import UsageError
-from shared_runtime.training import Task
 from shared_runtime.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import Tensor, nn
+
+    from shared_runtime.training import Task
 
 __all__ = ["DataConfig"]
 
@@ -48,7 +42,7 @@ DISCLAIMER = (
 )
 DEFAULT_MODEL = "MPUNet"
 Training = MedicalTraining
-SAMPLES: Mapping[str, str] = {"segment": "ct", "fuse": "petct", "retrieve": "dermoscopy"}
+SAMPLES: Mapping[str, str] = {"segment": "ct", "fuse": "petct", RETRIEVE: "dermoscopy"}
 PREDICTS: Sequence[str] = (".nii.gz", ".png")
 PREDICT_SETTINGS: Sequence[str] = (
     "overlap",
@@ -61,11 +55,14 @@ PREDICT_SETTINGS: Sequence[str] = (
 DEMO: Mapping[str, Any] = {
     "model": "MPUNet",
     "set": [
+        "data.patch_size=[24,24,24]",
         "data.patches_per_epoch=24",
         "model.width=8",
-        "training.epochs=6",
+        "model.depth=3",
+        "training.epochs=12",
+        "training.batch_size=4",
         "training.average=0.9",
-        "training.schedule=cosine",
+        "training.precision=bf16-mixed",
     ],
 }
 
@@ -76,19 +73,25 @@ def models() -> Mapping[str, ModelSpec]:
 
 
 def write_sample(out: Path, *, seed: int) -> list[Path]:
-    """Write CT phantoms, PET/CT pairs, dermoscopy-like images and a DICOM series."""
+    """Write CT phantoms, PET/CT pairs, dermoscopy-like images and DICOM series."""
+    from domains.medical.data.samples import write_samples
+
     return write_samples(out, seed=seed)
 
 
 def check(data: DataConfig) -> list[Problem]:
     """Return everything wrong with the scans, their labels and how they can be split."""
+    from domains.medical.data import checking
+
     return checking.check(data)
 
 
 def items(folder: Path, pattern: str) -> list[Path]:
     """Return one path per case; of a data set, the cases that it has for prediction."""
+    from domains.medical.data import items as scans
+
     tests = folder / "imagesTs"
-    return scan_items.items(tests if tests.is_dir() else folder, pattern)
+    return scans.items(tests if tests.is_dir() else folder, pattern)
 
 
 def prepare(
@@ -103,45 +106,19 @@ def prepare(
     Raises:
         DataError: the data cannot be used.
     """
-    if spec.task != "retrieve":
-        return preparation.prepare(data, seed=seed, preprocessing=preprocessing)
-    data_set = preparation.usable(data)
-    return retrieval.prepare(
-        data_set,
-        split_cases(data_set, data, seed),
-        data,
-        preprocessing,
-        read=partial(read_scan, channels=len(data_set.channels)),
-        read_label=partial(read_label, data_set=data_set),
-        seed=seed,
-    )
+    return _runs(spec.task).prepare(data, seed=seed, preprocessing=preprocessing)
 
 
 def make_task(model: nn.Module, prepared: Prepared, training: TrainingConfig) -> Task:
-    """Return the Lightning module that trains `model`.
-
-    Raises:
-        UsageError: epochs would be selected on the training part.
-    """
-    assert isinstance(training, MedicalTraining)
-    if not isinstance(prepared.train, preparation.Part):
-        return retrieval.make_task(model, prepared, training)
-    same = prepared.train.cases == evaluation.part_of(prepared, "val").cases
-    if same and (training.select != "last" or training.patience):
-        raise UsageError(
-            "data.validation=0 leaves no patients to select epochs on; set training.select=last "
-            "and training.patience=0"
-        )
-    return SegmentationTask(model, training)
+    """Return the Lightning module that trains `model`."""
+    return _runs_of(prepared).make_task(model, prepared, training)
 
 
 def calibrate(
     model: nn.Module, prepared: Prepared, *, batch_size: int, device: torch.device
 ) -> Mapping[str, Any]:
     """Return the embedded training images of a retrieval model; nothing for others."""
-    if isinstance(prepared.train, preparation.Part):
-        return {}
-    return retrieval.calibrate(model, prepared, batch_size=batch_size, device=device)
+    return _runs_of(prepared).calibrate(model, prepared, batch_size=batch_size, device=device)
 
 
 def evaluate(
@@ -154,56 +131,45 @@ def evaluate(
     seed: int,
 ) -> Evaluation:
     """Score every case of `split`."""
-    hook = retrieval.evaluate if loaded.spec.task == "retrieve" else evaluation.evaluate
-    return hook(loaded, prepared, split, batch_size=batch_size, device=device, seed=seed)
+    runs = _runs(loaded.spec.task)
+    return runs.evaluate(loaded, prepared, split, batch_size=batch_size, device=device, seed=seed)
 
 
 def baselines(prepared: Prepared, split: str) -> Mapping[str, Mapping[str, float]]:
     """Score what needs no network on the same cases."""
-    hook = evaluation if isinstance(prepared.train, preparation.Part) else retrieval
-    return hook.baselines(prepared, split)
+    return _runs_of(prepared).baselines(prepared, split)
 
 
 def predict(
     loaded: LoadedModel, source: Path, *, data: DataConfig, batch_size: int, device: torch.device
 ) -> Prediction:
-    """Predict the mask of one case on its own grid, or what is near an image."""
-    channels = loaded.arguments["channels"]
-    case = scan_items.case_of(source, channels)
-    scan = read_scan(case, channels, spatial_dims=loaded.arguments["spatial_dims"])
-    if loaded.spec.task == "retrieve":
-        table = retrieval.predict(loaded, [(case.id, scan)], batch_size=batch_size, device=device)
-        mask = retrieval.weak_mask(loaded, scan, device=device)
-        write = partial(write_mask, mask=mask, like=scan, values=(0, 255))
-        return Prediction(table, {f"{case.id}{mask_suffix(scan)}": write})
-    plan = plan_of(loaded)
-    networks = load_ensemble(loaded, data, MODELS, device)
-    found = predict_scan(networks, scan, plan, data, batch_size=batch_size, device=device)
-    table = found.table
-    table.insert(0, "case", case.id)
-    files = {
-        f"{case.id}{mask_suffix(scan)}": partial(
-            write_mask, mask=found.mask, like=scan, values=plan.values
-        )
-    }
-    for name, values in found.maps.items():
-        files[f"{name}/{case.id}{map_suffix(scan)}"] = partial(write_map, array=values, like=scan)
-    return Prediction(table, files)
+    """Predict the mask of one case on its own grid, or what an image resembles."""
+    runs = _runs(loaded.spec.task)
+    return runs.predict(loaded, source, data=data, batch_size=batch_size, device=device)
 
 
 def explain(
     loaded: LoadedModel, prepared: Prepared, *, device: torch.device
 ) -> tuple[list[Figure], Mapping[str, pd.DataFrame]]:
     """Return attention maps over scans, and what each head attends to."""
-    if loaded.spec.task == "retrieve":
-        return retrieval.explain(loaded, prepared, device=device)
-    return explanation.explain_run(loaded, prepared, device=device)
+    return _runs(loaded.spec.task).explain(loaded, prepared, device=device)
 
 
 def example_inputs(arguments: Mapping[str, Any], batch_size: int) -> dict[str, Tensor]:
     """Return inputs of a model built with `arguments`, for export."""
-    if "targets" in arguments:
-        return retrieval.example_inputs(arguments, batch_size)
-    generator = torch.Generator().manual_seed(0)
-    shape = (batch_size, arguments["channels"], *arguments["patch_size"])
-    return {"image": torch.randn(shape, generator=generator)}
+    task = RETRIEVE if "targets" in arguments else ""
+    return _runs(task).example_inputs(arguments, batch_size)
+
+
+def _runs(task: str) -> ModuleType:
+    if task == RETRIEVE:
+        from domains.medical import retrieval_runs
+
+        return retrieval_runs
+    from domains.medical import segmentation_runs
+
+    return segmentation_runs
+
+
+def _runs_of(prepared: Prepared) -> ModuleType:
+    return _runs(RETRIEVE if "targets" in prepared.preprocessing else "")

@@ -10,11 +10,11 @@ import torch
 
 from domains.medical.baselines import fit_baselines
 from domains.medical.calibration import calibration_scores
-from domains.medical.data.case import Case, Scan
+from domains.medical.data.case import Scan
 from domains.medical.data.preprocessing import canonical, orientation
 from domains.medical.ensemble import load_ensemble
-from domains.medical.models.registry import MODELS
 from domains.medical.metrics import EMPTY_LABELS, score_case
+from domains.medical.models.registry import MODELS
 from domains.medical.prediction import Predicted, predict_scan
 from domains.medical.preparation import Part
 from domains.medical.scoring import counts, summarise, table

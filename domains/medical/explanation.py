@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from domains.medical.data.preprocessing import preprocess, preprocess_label
 from scipy import ndimage
 from torch import Tensor, nn
 
 from domains.medical.attention_figures import attention_figure
 from domains.medical.attention_layers import AttentionMaps, attention_maps, has_attention
 from domains.medical.data.plan import Plan
+from domains.medical.data.preprocessing import preprocess, preprocess_label
 from shared_runtime.domain import Figure, LoadedModel, Prepared
 
 _CASES = 2

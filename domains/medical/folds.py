@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+from domains.medical import preparation
+from domains.medical.data.config import DataConfig
 from domains.medical.data.fingerprint import fingerprint
 from domains.medical.data.planning import make_plan
 from domains.medical.data.splits import split
-
-from domains.medical import preparation
-from domains.medical.data.config import DataConfig
 from shared_runtime.errors import DataError
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
-from domains.medical.data.preprocessing import Placement, preprocess, restore, restore_map
 from torch import Tensor, nn
 
 from domains.medical.averaging import Average
 from domains.medical.data.case import Grid, Scan
 from domains.medical.data.config import DataConfig
 from domains.medical.data.plan import Plan
+from domains.medical.data.preprocessing import Placement, preprocess, restore, restore_map
 from domains.medical.inference import finished_rows, gather
 from domains.medical.postprocessing import postprocess
 from shared_runtime.errors import DataError, UsageError

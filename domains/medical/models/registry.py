@@ -7,6 +7,8 @@ from typing import Any
 
 from shared_runtime.domain import ModelSpec
 
+RETRIEVE = "retrieve"
+"""Task of models that embed whole images; those of the others segment."""
 _PACKAGE = "domains.medical.models"
 _SETTINGS = {
     "learning_rate": 2e-3,
@@ -72,9 +74,9 @@ _SPECS = (
         "DynamicSubspaceLearners",
         "dynamic_subspace_learners",
         attention="softmax",
-        task="retrieve",
-        paper="Adiga, Dolz and Lombaert, Attention-based Dynamic Subspace Learners for Medical Image "
-        "Analysis, 2022 (arXiv 2206.09068)",
+        task=RETRIEVE,
+        paper="Adiga, Dolz and Lombaert, Attention-based Dynamic Subspace Learners for Medical "
+        "Image Analysis, 2022 (arXiv 2206.09068)",
         summary="embeds images for retrieval with a growing number of learners, and shows where "
         "it looks",
     ),

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from domains.medical.scoring import summarise
 
 from domains.medical.folds import require_folds, with_one_grid
+from domains.medical.scoring import summarise
 from shared_runtime.domain import Domain
 from shared_runtime.errors import BatchFailures, HeedError, Interrupted, UsageError
 from shared_runtime.options import RunConfig, find_model, resolve

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import yaml
-from domains.medical.data.splits import split
-from domains.medical.preparation import read, usable
 
 from domains.medical.data.config import DataConfig
 from domains.medical.data.fingerprint import Fingerprint, fingerprint
 from domains.medical.data.plan import Plan
 from domains.medical.data.planning import make_plan, step_bytes
+from domains.medical.data.splits import split
+from domains.medical.preparation import read, usable
 from shared_runtime.domain import Domain
 from shared_runtime.errors import UsageError
 from shared_runtime.files import replacing
