@@ -77,8 +77,8 @@ def _look_at_image(report: CaseReport, data_set: DataSet, found: Found) -> None:
 
             apart = nifti_disagreement(path)
             if apart > _FORMS * min(scan.grid.spacing):
-                what = f"qform and sform place voxels up to {apart:.3g} mm apart; sform is used"
-                found.warning(path, what.replace(";", ","), "remove the wrong one")
+                what = f"qform and sform place voxels up to {apart:.3g} mm apart, sform is used"
+                found.warning(path, what, "remove the wrong one")
 
 
 def _look_at_label(report: CaseReport, data_set: DataSet, found: Found) -> None:

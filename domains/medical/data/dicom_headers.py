@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
 
 SUFFIX = ".dcm"
+_WITHOUT_PIXELS = ("SR", "PR", "KO", "DOC", "REG", "PLAN", "RTSTRUCT", "RTPLAN", "RTRECORD")
+"""Modalities of objects that lie beside images."""
 _TAGS = [
     "SeriesInstanceUID",
     "SeriesDescription",
@@ -98,7 +100,6 @@ def _header(path: Path) -> FileDataset | None:
             header = pydicom.dcmread(
                 path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS)
             )
-            known = "SeriesInstanceUID" in header or "Modality" in header
             pixels = "Rows" in header and "Columns" in header
             for tag in _TAGS:
                 header.get(tag)
@@ -109,8 +110,9 @@ def _header(path: Path) -> FileDataset | None:
     except Exception as error:
         what = f"is no DICOM file, or a damaged one ({reason(error)})"
         raise BadFileError(path, what, "replace it with an intact copy") from error
-    if not pixels and not known:
-        raise BadFileError(path, "is no DICOM file", "replace it with an intact copy, or remove it")
+    if not pixels and header.get("Modality") not in _WITHOUT_PIXELS:
+        what = "is no DICOM file, or its header ends before Rows and Columns"
+        raise BadFileError(path, what, "replace it with an intact copy, or remove it")
     return header if pixels else None
 
 

@@ -57,7 +57,7 @@ def problem(
     severity: Literal["error", "warning"], where: Path | str, what: str, remedy: str
 ) -> Problem:
     """Return a problem in one line, whatever bytes names and messages hold."""
-    return Problem(severity, shown(where), _line(what), remedy)
+    return Problem(severity, shown(where), _line(what), _line(remedy))
 
 
 def problem_of(error: Exception, where: Path | str) -> Problem:

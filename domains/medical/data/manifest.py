@@ -85,9 +85,9 @@ def _usable(path: Path, header: list[str], channels: list[str], found: Found) ->
     double = [name for name in dict.fromkeys(header) if name and header.count(name) > 1]
     for name in double:
         found.error(path, f"column {name} is there twice", "rename or remove one")
-    for name in header:
-        near = difflib.get_close_matches(name.lower(), _KNOWN, n=1, cutoff=0.75)
-        if name not in (*_KNOWN, *channels) and near and near[0] not in header:
+    for name in set(header) - {*_KNOWN, *channels}:
+        near = difflib.get_close_matches(name.lower(), _KNOWN[1:], n=1, cutoff=0.8)
+        if near and near[0] not in header:
             found.warning(path, f"column {name} is not used", f"rename it {near[0]} if it is that")
     return not double
 
@@ -112,6 +112,8 @@ def _case(
     part = part_of(split) if split else None
     if split and part is None:
         found.error(where, f"split {row['split']}", "expected train, val, test or nothing")
+    if {"/", "\\", "\0"} & set(row.get("id", "")) or row.get("id", "").startswith("."):
+        found.error(where, f"id {row['id']!r} is no file name", "give plain names: files get them")
     if len(found.problems) > wrong:
         return None
     images = tuple(files[name] for name in channels)
@@ -135,7 +137,7 @@ def _require_all(path: Path, found: Found) -> None:
     for name in ("label", "target"):
         without = [case.id for case in found.cases if getattr(case, name) is None]
         if without and len(without) < len(found.cases):
-            what = f"{len(without)} rows without {name}, such as {without[0]}; others have one"
-            found.error(path, what.replace(";", ","), f"give each row its {name}, or remove it")
+            what = f"{len(without)} rows without {name}, such as {without[0]}, others have one"
+            found.error(path, what, f"give each row its {name}, or remove it")
     if found.cases and all(case.label is None and case.target is None for case in found.cases):
         found.error(path, "neither label nor target in any row", "add the column of one of them")

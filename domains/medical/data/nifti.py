@@ -22,6 +22,7 @@ from shared_runtime.files import replacing
 SUFFIXES = (".nii", ".nii.gz")
 _DENSEST_GZIP = 1100
 """Bytes that one byte of a gzip file can stand for at most."""
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,9 @@ def _grid(path: Path, image: Nifti1Image) -> tuple[Grid, int]:
 
 def _voxels(path: Path, image: Nifti1Image) -> np.ndarray:
     try:
-        raw = np.asarray(cast(ArrayProxy, image.dataobj).get_unscaled())
+        proxy = cast(ArrayProxy, image.dataobj)
+        packed = path.name.lower().endswith(".gz")
+        raw = _unpacked(path, proxy) if packed else np.asarray(proxy.get_unscaled())
     except Exception as error:
         what = f"its voxels cannot be read ({reason(error)})"
         raise BadFileError(path, what, "replace it with an intact copy") from error
@@ -190,3 +193,19 @@ def _voxels(path: Path, image: Nifti1Image) -> np.ndarray:
         what = f"has voxels of type {image.get_data_dtype()}"
         raise BadFileError(path, what, "convert it to numbers, one per channel")
     return raw
+
+
+def _unpacked(path: Path, proxy: ArrayProxy) -> np.ndarray:
+    """Return the voxels of a gzip file read to its end, where its checksum is."""
+    content = bytearray(int(np.prod(proxy.shape, dtype=object)) * proxy.dtype.itemsize)
+    view, start = memoryview(content), 0
+    with gzip.open(path, "rb") as file:
+        file.seek(proxy.offset)
+        while start < len(content):
+            count = file.readinto(view[start:])
+            if not count:
+                raise EOFError(f"it ends after {start} of {len(content)} bytes of voxels")
+            start += count
+        while file.read(_CHUNK):
+            pass
+    return np.frombuffer(content, proxy.dtype).reshape(proxy.shape, order="F")
