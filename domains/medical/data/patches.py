@@ -88,15 +88,17 @@ class PatchBatches:
         rows = np.flatnonzero(changes.moved)
         if len(rows):
             some = [cases[row] for row in rows]
-            more = np.max([one.label.shape for one in some], axis=0) - patch
-            margin = np.clip(more, 0, patch // 4)
+            matrices = movements(changes.take(rows), self.plan.spacing)
+            reach = (np.abs(matrices) @ (patch / 2)).max(axis=0) - patch / 2
+            room = np.max([one.label.shape for one in some], axis=0) - patch
+            margin = np.clip(np.ceil(reach).astype(int), 0, np.maximum(room, 0))
             wide, wide_label = _buffers(some, patch + 2 * margin, np.int16)
             for item, row in enumerate(rows):
                 _copy(cases[row], starts[row] - margin, wide[item], wide_label[item])
             images[rows], labels[rows] = move_with_label(
                 torch.from_numpy(wide),
                 torch.from_numpy(wide_label),
-                movements(changes.take(rows), self.plan.spacing),
+                matrices,
                 self.plan.patch_size,
                 self.plan.classes,
             )

@@ -108,10 +108,11 @@ def _along(tensor: Tensor, axis: int, size: int, mode: str) -> Tensor:
         return tensor
     shape = list(tensor.shape)
     shape[axis] = size
-    last = axis == tensor.ndim - 1
-    planes = (-1, 1, shape[-2], old) if last else (-1, 1, old, math.prod(shape[axis + 1 :]))
-    plane = tensor.reshape(planes)
-    target = (plane.shape[2], size) if last else (size, plane.shape[3])
+    after = math.prod(shape[axis + 1 :])
+    # torch 2.14 smooths planes of width one wrongly, so such an axis is laid across.
+    across = after == 1
+    plane = tensor.reshape(-1, 1, *((shape[axis - 1], old) if across else (old, after)))
+    target = (plane.shape[2], size) if across else (size, after)
     shrinks = size * 2 < old
     return functional.interpolate(plane, target, mode=mode, antialias=shrinks).reshape(shape)
 

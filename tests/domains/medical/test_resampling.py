@@ -138,6 +138,15 @@ def test_fine_texture_does_not_turn_into_noise() -> None:
     assert np.abs(small[0, 1:-1, 1:-1] - 0.5).max() < 0.1
 
 
+@pytest.mark.parametrize("grid", [(9, 1, 1), (1, 9, 1), (1, 1, 9), (9, 1)])
+def test_lines_shrink_as_volumes_do(grid: tuple[int, ...]) -> None:
+    line = np.random.default_rng(0).standard_normal(9).astype(np.float32)
+    thick = np.broadcast_to(line[:, None, None], (9, 4, 4))[None].copy()
+    shape = [4 if n == 9 else 1 for n in grid]
+    found = resample_image(line.reshape(1, *grid), shape).ravel()
+    np.testing.assert_allclose(found, resample_image(thick, (4, 4, 4))[0, :, 0, 0], atol=1e-6)
+
+
 def test_ties_go_to_the_lower_class_and_many_classes_fit() -> None:
     assert not joined(argmax_slabs(torch.ones(3, 4, 4), (6, 6)), (6, 6), int).any()
     scores = torch.zeros(300, 2, 2)
