@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import combinations
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from domains.medical.uncertainty import disagreement, entropy, has_evidence
+from domains.medical.uncertainty import Evidential, disagreement, entropy, has_evidence
 
 _HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -68,7 +69,9 @@ class Average:
                 flipped = image.flip(axes)
                 with torch.autocast(image.device.type, half) if half else nullcontext():
                     logits = model(flipped)
-                    extra = [model.uncertainty(flipped).float()] if self.evidence else []
+                    extra = []
+                    if self.evidence:
+                        extra = [cast(Evidential, model).uncertainty(flipped).float()]
                 member = logits.float().softmax(1)
                 if self.spread:
                     extra = [entropy(member, 1)]

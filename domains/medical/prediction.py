@@ -63,7 +63,7 @@ def predict_scan(
         precision: "32", or the mixed precision that the models were trained in.
 
     Raises:
-        DataError: the scan does not fit the plan, or has voxels that are not finite.
+        DataError: the scan is empty, does not fit the plan, or has voxels that are not finite.
         UsageError: `data.mirror` is set though training mirrored nothing.
     """
     if config.mirror and not config.flips:
@@ -71,7 +71,8 @@ def predict_scan(
             "data.mirror: the model was trained with data.flips=false, so flipped scans are "
             "unknown to it; set data.mirror=false"
         )
-    check_scan(scan, plan)
+    if not scan.array.size:
+        raise DataError(f"{scan.source}: is empty, {' x '.join(map(str, scan.grid.shape))} voxels")
     prepared = preprocess(scan, plan)
     average = Average(
         models, mirror=config.mirror, uncertainty=config.uncertainty, precision=precision
@@ -96,34 +97,6 @@ def predict_scan(
     del values, classes
     mask = postprocess(mask, keep_largest=config.keep_largest, fill_holes=config.fill_holes)
     return Predicted(mask, label_table(mask, plan, scan.grid, maps), maps, kept)
-
-
-def check_scan(scan: Scan, plan: Plan) -> None:
-    """Refuse a scan that the models cannot take.
-
-    Raises:
-        DataError: its axes or channels are not the plan's, it is empty, or it has voxels that
-            are not finite.
-    """
-    channels, *grid = scan.array.shape
-    if len(grid) != plan.spatial_dims:
-        raise DataError(
-            f"{scan.source}: has {len(grid)} axes, the model takes {plan.spatial_dims}-D scans"
-        )
-    if channels != len(plan.channels):
-        raise DataError(
-            f"{scan.source}: has {channels} channels, the model takes {len(plan.channels)} "
-            f"({', '.join(plan.channels)})"
-        )
-    if min(grid) == 0:
-        raise DataError(f"{scan.source}: is empty, {' x '.join(map(str, grid))} voxels")
-    for name, channel in zip(plan.channels, scan.array, strict=True):
-        if not (np.isfinite(channel.min()) and np.isfinite(channel.max())):
-            where = np.argwhere(~np.isfinite(channel))
-            raise DataError(
-                f"{scan.source}: channel {name} has {len(where)} voxels that are not finite, the "
-                f"first at {tuple(map(int, where[0]))}; correct the file"
-            )
 
 
 def label_table(

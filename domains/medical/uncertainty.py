@@ -11,9 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+
+class Evidential(Protocol):
+    """A model that says itself how unsure it is."""
+
+    def uncertainty(self, image: Tensor) -> Tensor:
+        """Return `[B, 1, *grid]` in 0 to 1 for `[B, C, *grid]`."""
+        ...
 
 
 def entropy(probabilities: Tensor, dim: int = 0) -> Tensor:
@@ -38,5 +47,5 @@ def disagreement(whole: Tensor, within: Tensor) -> Tensor:
 
 
 def has_evidence(models: Sequence[nn.Module]) -> bool:
-    """Whether every model says itself how unsure it is, as evidential ones do."""
+    """Whether every model is `Evidential`."""
     return all(hasattr(model, "uncertainty") for model in models)

@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             nibabel.Nifti1Image(array, affine).to_filename(root / f"{kind}{number}.nii.gz")
         rows.append(
             {
-                "case": f"00{number}",
+                "id": f"00{number}",
                 "patient": f"0{min(number, 5)}",
                 "image": f"image{number}.nii.gz",
                 "label": f"label{number}.nii.gz",
@@ -183,7 +183,7 @@ def test_one_bad_fold_is_reported_and_tried_again(
         command(DOMAIN, values(data, out, two))
     assert e.value.exit_code == 4 and "\n" not in str(e.value)
     printed = capsys.readouterr().out
-    assert "1 of 2 folds: 3 items scored" in printed and "For tests only." in printed
+    assert "1 of 2 folds: 4 items scored" in printed and "For tests only." in printed
     assert "ran out of luck" in (out / "fold-1" / "run.log").read_text()
     document = json.loads((out / "summary.json").read_text())
     assert document["failed"] == {"fold-1": "RuntimeError: the machine ran out of luck"}
