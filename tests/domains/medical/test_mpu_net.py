@@ -104,7 +104,7 @@ def test_mechanisms_that_cannot_serve_are_refused():
     with pytest.raises(UnsupportedError, match="always causal"):
         small(attention="scan")
     with pytest.raises(UnsupportedError, match="does not support cross"):
-        small(cross_attention="aggregated")
+        small(cross_attention="landmark")
 
 
 def test_depth_follows_the_patch_as_nnunet_plans_it():
@@ -202,7 +202,7 @@ def test_position_attention_of_large_maps_works_on_block_means(monkeypatch):
 
 
 def test_the_model_exports_with_a_free_batch():
-    model, image = small().eval(), torch.randn(2, 2, 13, 21, 17)
+    model, image = small(2).eval(), torch.randn(2, 2, 29, 45)
     free = {"image": {0: torch.export.Dim.DYNAMIC}}
     program = torch.export.export(model, (), {"image": image}, dynamic_shapes=free)
     one = image[:1]
