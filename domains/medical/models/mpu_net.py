@@ -32,7 +32,7 @@ class MPUNet(nn.Module):
 
     The paper has no published code, and its text gives no sizes. Its own are: widths, depth from
     the patch as in nnU-Net, residual blocks with instance norm, γ = 0.1 at the start instead of 0,
-    keys pooled to at most 8 (2-D: 22) along each axis in the decoder, which bounds its cost.
+    keys pooled to at most 6 (2-D: 16) along each axis in the decoder, which bounds its cost.
 
     Args:
         channels: of the image.
@@ -84,7 +84,7 @@ class MPUNet(nn.Module):
             "MPUNet", widths[-1], attention=attention, options=attention_options
         )
         self.decoder = nn.ModuleList(
-            DecoderLayer(spatial_dims, widths[i + 1], widths[i], across)
+            DecoderLayer(spatial_dims, widths[i + 1], widths[i], strides[i], across)
             for i in reversed(range(len(widths) - 1))
         )
         self.heads = nn.ModuleList(

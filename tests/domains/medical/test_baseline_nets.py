@@ -64,8 +64,9 @@ def test_heads_of_dynunet_come_from_the_levels_that_make_its_prediction():
     image = torch.randn(2, 2, 30, 32, 46)
     output = model.outputs(image)
     torch.testing.assert_close(output.logits, model(image))
-    assert [weight for _, weight in output.heads] == [0.5]
-    assert [tuple(head.shape) for head, _ in output.heads] == [(2, 3, 15, 16, 23)]
+    assert [weight for _, weight in output.heads] == [0.5, 0.25]
+    shapes = [tuple(head.shape) for head, _ in output.heads]
+    assert shapes == [(2, 3, 15, 16, 23), (2, 3, 8, 8, 12)]
     terms = [output.logits, *(head for head, _ in output.heads)]
     sum(term.square().mean() for term in terms).backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())

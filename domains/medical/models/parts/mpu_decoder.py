@@ -18,7 +18,7 @@ from domains.medical.models.parts.position_module import block_mean, heads_of, t
 from domains.medical.models.parts.positions import GridPositions
 from shared_attention.choice import AttentionChoice
 
-KEYS = 512
+KEYS = 256
 """Keys that a query of the decoder attends to, at most."""
 
 
@@ -42,28 +42,26 @@ class CrossAttention(nn.Module):
         self.mask = choice.padding(None)
 
     def forward(
-        self, x: Tensor, skip: Tensor, stride: Sequence[int], skip_stride: Sequence[int]
+        self, x: Tensor, skip: Tensor, step: Sequence[int], skip_step: Sequence[int]
     ) -> Tensor:
         """Return `x` `[B, C, *grid]` with what it finds in `skip` `[B, C, *finer grid]`.
 
         Args:
             x: queries.
             skip: keys and values.
-            stride: voxels of the image between positions of `x`.
-            skip_stride: the same of `skip`.
+            step: voxels of the image between positions of `x`.
+            skip_step: the same of `skip`.
         """
         factor = [-(-size // self.most) for size in skip.shape[2:]]
         pooled = block_mean(skip, factor)
-        steps = [s * f for s, f in zip(skip_stride, factor, strict=True)]
-        query = self.norm_query(to_tokens(x)) + self.places(x.shape[2:], stride)
-        key = self.norm_key(to_tokens(pooled)) + self.places(pooled.shape[2:], steps)
+        blocks = [s * f for s, f in zip(skip_step, factor, strict=True)]
+        query = self.norm_query(to_tokens(x)) + self.places(x.shape[2:], step)
+        key = self.norm_key(to_tokens(pooled)) + self.places(pooled.shape[2:], blocks)
         return x + to_grid(self.attention(query, key, mask=self.mask), x)
 
 
 class MultiScale(nn.Module):
-    """Add what convolutions find at the grid itself, at half and at a quarter of it.
-
-    Coarser scales are reached by strides, so they cost an eighth and less in 3-D.
+    """Add what convolutions find on a grid and on half of it.
 
     Args:
         spatial_dims: 2 or 3.
@@ -72,48 +70,50 @@ class MultiScale(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(
-            convolution(spatial_dims, channels, channels, stride=stride) for stride in (1, 2, 2)
-        )
-        self.norms = nn.ModuleList(InstanceNorm(channels) for _ in self.convolutions)
+        self.fine = convolution(spatial_dims, channels, channels)
+        self.coarse = convolution(spatial_dims, channels, channels, stride=2)
+        self.norm_fine, self.norm_coarse = InstanceNorm(channels), InstanceNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, C, *grid]` to the same shape."""
-        full, half, quarter = self.convolutions
-        fine = self.norms[0](full(x))
-        middle = self.norms[1](half(x))
-        coarse = self.norms[2](quarter(F.leaky_relu(middle, SLOPE)))
-        middle = middle + F.interpolate(coarse, size=middle.shape[2:])
-        return F.leaky_relu_(x + fine + F.interpolate(middle, size=x.shape[2:]), SLOPE)
+        coarse = F.interpolate(self.norm_coarse(self.coarse(x)), size=x.shape[2:])
+        return F.leaky_relu_(x + self.norm_fine(self.fine(x)) + coarse, SLOPE)
 
 
 class DecoderLayer(nn.Module):
-    """Narrow the coarse map, query the skip, enlarge, join and read at several scales.
+    """Query the skip from the coarse map, read that at several scales, enlarge and join.
 
-    Attention runs before the map is enlarged, so a decoder layer of N voxels has N / 8 queries in
-    3-D and at most `KEYS` keys; voxels of the skip reach the layer at full resolution through the
-    concatenation.
+    With one convolution at the layer's own grid after the join, three scales meet in a layer: 1,
+    2 and 4 of its voxels. Everything but the join runs before the map is enlarged, where it costs
+    an eighth in 3-D: a layer of N voxels has N / 8 queries and at most `KEYS` keys.
 
     Args:
         spatial_dims: 2 or 3.
         coarse: channels of the coarser map.
         channels: of the skip and of the result.
+        stride: of the coarser map to the skip, along each axis.
         choice: mechanism of the cross-attention.
     """
 
     def __init__(
-        self, spatial_dims: int, coarse: int, channels: int, choice: AttentionChoice
+        self,
+        spatial_dims: int,
+        coarse: int,
+        channels: int,
+        stride: tuple[int, ...],
+        choice: AttentionChoice,
     ) -> None:
         super().__init__()
+        transposed = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
         self.narrow = convolution(spatial_dims, coarse, channels, 1, bias=True)
         self.cross = CrossAttention(spatial_dims, channels, choice)
-        self.join = ConvolutionBlock(spatial_dims, 2 * channels, channels)
         self.scales = MultiScale(spatial_dims, channels)
+        self.enlarge = transposed(channels, channels, stride, stride)  # type: ignore[arg-type]
+        self.join = ConvolutionBlock(spatial_dims, 2 * channels, channels)
 
     def forward(
-        self, x: Tensor, skip: Tensor, stride: Sequence[int], skip_stride: Sequence[int]
+        self, x: Tensor, skip: Tensor, step: Sequence[int], skip_step: Sequence[int]
     ) -> Tensor:
         """Return `[B, channels, *grid of skip]`; see `CrossAttention` for the arguments."""
-        x = self.cross(self.narrow(x), skip, stride, skip_stride)
-        x = F.interpolate(x, size=skip.shape[2:])
-        return self.scales(self.join(torch.cat([x, skip], 1)))
+        x = self.scales(self.cross(self.narrow(x), skip, step, skip_step))
+        return self.join(torch.cat([self.enlarge(x), skip], 1))

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-WAVES = 6
+WAVES = 8
 SHORTEST = 8.0
-"""Voxels of the shortest wave; each further one is twice as long."""
+"""Voxels of the shortest wave; each further one is twice as long, the last 1024."""
 
 
 class GridPositions(nn.Module):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -96,15 +94,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        OSError,
-    ) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(".")
+    except Exception as error:  # garbage makes the unpickler fail in every way
+        reason = (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
         raise DataError(
             f"{path}: cannot be read as weights ({reason}); give a .safetensors file, or a "
             "checkpoint that holds tensors only"
