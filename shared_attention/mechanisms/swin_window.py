@@ -130,12 +130,13 @@ class SwinWindowAttention(nn.Module):
         Raises:
             ValueError: `x` has another number of dimensions or channels.
         """
-        rows, there, back, biases, sizes = self._cut(x)
+        rows, there, back, bias, masks, sizes = self._cut(x)
         if serves(x, self.qkv, self.proj):
             weights = Weights(self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias)
-            return window_layer(rows, there, back, weights, biases, sizes).view(x.shape)
+            out = window_layer(rows, there, back, weights, bias, masks, sizes)
+            return out.view(x.shape)
         qkv = self._project(rows, there, back)
-        mixed = window_attention(qkv, [b.to(qkv.dtype) for b in biases], sizes)
+        mixed = window_attention(qkv, _masked(bias.to(qkv.dtype), masks), sizes)
         return self._join(mixed, there, back).view(x.shape)
 
     def output(
@@ -161,10 +162,10 @@ class SwinWindowAttention(nn.Module):
         """
         if combine not in ("add", "multiply"):
             raise ValueError(f"swin_window: combine got {combine!r}, expected 'add' or 'multiply'")
-        rows, there, back, biases, sizes = self._cut(x)
+        rows, there, back, bias, masks, sizes = self._cut(x)
         qkv = self._project(rows, there, back)
         q, k, v = qkv.transpose(1, 3).unbind(2)
-        own = WindowMaps(q, k, tuple(b.to(q.dtype) for b in biases), tuple(sizes))
+        own = WindowMaps(q, k, tuple(_masked(bias.to(q.dtype), masks)), tuple(sizes))
         if received is not None and received.q.shape[:3] != q.shape[:3]:
             raise ValueError(
                 "swin_window: received maps have windows, heads and positions "
@@ -185,19 +186,18 @@ class SwinWindowAttention(nn.Module):
             )
         return WindowOutput(self._join(mixed, there, back).view(x.shape), own)
 
-    def _cut(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor], list[int]]:
-        """Rows `[B * N, C]`, where they go and come from, biases and numbers of windows."""
+    def _cut(
+        self, x: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor | None], list[int]]:
+        """Rows `[B * N, C]`, where they go and come from, bias, masks, and windows under each."""
         self._check(x)
         batch, *grid, width = x.shape
         windows = cut_windows(grid, self.window, self.shift, x.device)
         there, back = _rows(windows, batch)
         bias = self.bias(windows.window).to(x.dtype)
-        biases = [
-            bias if mask is None else bias.masked_fill(~mask, -math.inf)
-            for _, mask in windows.groups
-        ]
+        masks = [mask for _, mask in windows.groups]
         sizes = [count * batch for count, _ in windows.groups]
-        return x.reshape(-1, width), there, back, biases, sizes
+        return x.reshape(-1, width), there, back, bias, masks, sizes
 
     def _project(self, rows: Tensor, there: Tensor, back: Tensor) -> Tensor:
         """Queries, keys and values `[W, n, 3, H, d]`."""
@@ -235,6 +235,11 @@ class SwinWindowAttention(nn.Module):
     def extra_repr(self) -> str:
         """Show the sizes."""
         return f"window={self.window}, shift={self.shift}, num_heads={self.num_heads}"
+
+
+def _masked(bias: Tensor, masks: Sequence[Tensor | None]) -> list[Tensor]:
+    """Biases under each mask."""
+    return [bias if mask is None else bias.masked_fill(~mask, -math.inf) for mask in masks]
 
 
 def _rows(windows: Windows, batch: int) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,8 @@ def window_layer(
     there: Tensor,
     back: Tensor,
     weights: Weights,
-    biases: Sequence[Tensor],
+    bias: Tensor,
+    masks: Sequence[Tensor | None],
     sizes: Sequence[int],
 ) -> Tensor:
     """Project to q, k, v, attend within windows, project back: softmax(q kᵀ / √d + bias) v.
@@ -74,16 +75,19 @@ def window_layer(
         there: int64 `[W, n]`, the row of x of each position of each window; -1 is padding.
         back: int64 `[N]`, the inverse: the place of each row in the flattened windows.
         weights: The projections.
-        biases: G of `[H, n, n]`; -inf hides, but never a whole row.
-        sizes: G numbers of windows that add up to W, each group under one bias.
+        bias: `[H, n, n]`.
+        masks: G of bool `[n, n]`, True where a position may attend, somewhere in every row; None
+            where nothing is hidden.
+        sizes: G numbers of windows that add up to W, each group under one mask.
 
     Returns:
         `[N, C]`.
     """
-    wanted = (x, *biases, *(w for w in weights if w is not None))
+    wanted = (x, bias, *(w for w in weights if w is not None))
+    hidden = tuple(None if mask is None else ~mask for mask in masks)
     if torch.is_grad_enabled() and any(w.requires_grad for w in wanted):
-        return _Layer.apply(x, there, back, sizes, *weights, *biases)
-    return _forward(x, there, back, weights, biases, sizes)
+        return _Layer.apply(x, there, back, tuple(sizes), hidden, *weights, bias)
+    return _forward(x, there, back, weights, bias, hidden, sizes)
 
 
 def window_attention(qkv: Tensor, biases: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
@@ -91,8 +95,8 @@ def window_attention(qkv: Tensor, biases: Sequence[Tensor], sizes: Sequence[int]
 
     Args:
         qkv: `[W, n, 3, H, d]`.
-        biases: As for `window_layer`.
-        sizes: As for `window_layer`.
+        biases: G of `[H, n, n]`; -inf hides, but never a whole row.
+        sizes: G numbers of windows that add up to W, each group under one bias.
 
     Returns:
         `[W, n, H * d]`.
@@ -115,8 +119,8 @@ def attend_in_windows(
         q: `[W, H, n, d]`.
         k: `[W, H, n, d]`.
         v: `[W, H, n, e]`.
-        biases: As for `window_layer`.
-        sizes: As for `window_layer`.
+        biases: As for `window_attention`.
+        sizes: As for `window_attention`.
         scale: 1 / √d by default.
 
     Returns:
@@ -140,32 +144,33 @@ class _Layer(torch.autograd.Function):
         there: Tensor,
         back: Tensor,
         sizes: Sequence[int],
+        hidden: Sequence[Tensor | None],
         *parameters: Tensor | None,
     ) -> Tensor:
         kept = x, there, back, *parameters
         x = x.detach()
         given: list[Any] = [None if p is None else p.detach() for p in parameters]
-        weights, biases = Weights(*given[:4]), given[4:]
-        heads, length = biases[0].shape[:2]
+        weights, bias = Weights(*given[:4]), given[4]
+        heads, length = bias.shape[:2]
         qkv = x.new_empty(3, len(there) * heads, length, x.shape[1] // heads)
         mixed = x.new_empty(*there.shape, x.shape[1])
         few = qkv.shape[1] * length**2 <= KEPT
         kept_weights = x.new_empty(qkv.shape[1], length, length) if few else None
         keep = qkv, mixed, kept_weights
-        out = _forward(x, there, back, weights, biases, sizes, keep)
+        out = _forward(x, there, back, weights, bias, hidden, sizes, keep)
         ctx.save_for_backward(*keep, *kept)
-        ctx.sizes = sizes
+        ctx.sizes, ctx.hidden = sizes, hidden
         return out
 
     @staticmethod
     @first_gradient
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        qkv, mixed, kept, x, there, back, w_qkv, _, w_proj, _, *biases = ctx.saved_tensors
-        needs_x, _, _, _, _, needs_b_qkv, _, needs_b_proj, *_ = ctx.needs_input_grad
-        d_out, heads = d_out.contiguous(), len(biases[0])
+        qkv, mixed, kept, x, there, back, w_qkv, _, w_proj, _, bias = ctx.saved_tensors
+        needs_x, _, _, _, _, _, needs_b_qkv, _, needs_b_proj, _ = ctx.needs_input_grad
+        d_out, heads = d_out.contiguous(), len(bias)
         rows, d_x = _Rows(there), x.new_empty(*there.shape, x.shape[1]) if needs_x else None
         d_w_qkv, d_w_proj = torch.zeros_like(w_qkv), torch.zeros_like(w_proj)
-        d_b_qkv, d_biases = x.new_zeros(len(w_qkv)), [torch.zeros_like(bias) for bias in biases]
+        d_b_qkv, d_bias = x.new_zeros(len(w_qkv)), torch.zeros_like(bias)
         for part in _some(len(there), ROWS_AT_ONCE // there.shape[1]):
             d_y, own = rows.read(d_out, part), mixed[part].flatten(0, 1)
             d_w_proj.addmm_(d_y.T, own)
@@ -173,15 +178,16 @@ class _Layer(torch.autograd.Function):
             inner = (d_mixed * own).view(*there[part].shape, heads, -1).sum(-1)
             d_mixed = d_mixed.view(mixed[part].shape)
             d_qkv = x.new_empty(*d_mixed.shape[:2], 3 * x.shape[1])
-            for piece in _pieces(part, ctx.sizes, biases[0].shape):
+            for piece in _pieces(part, ctx.sizes, bias.shape):
                 rows_of = piece.rows(part.start)
                 _attend_backward(
                     qkv[:, rows_of],
                     None if kept is None else kept[rows_of],
                     piece.own(d_mixed, 1),
                     inner[piece.windows, :, piece.heads],
-                    biases[piece.group][piece.heads],
-                    d_biases[piece.group][piece.heads],
+                    bias[piece.heads],
+                    ctx.hidden[piece.group],
+                    d_bias[piece.heads],
                     piece.own(d_qkv, 3),
                 )
             d_qkv = d_qkv.flatten(0, 1)
@@ -194,11 +200,12 @@ class _Layer(torch.autograd.Function):
             None,
             None,
             None,
+            None,
             d_w_qkv,
             d_b_qkv if needs_b_qkv else None,
             d_w_proj,
             d_out.sum(0) if needs_b_proj else None,
-            *d_biases,
+            d_bias,
         )
 
 
@@ -207,7 +214,8 @@ def _forward(
     there: Tensor,
     back: Tensor,
     weights: Weights,
-    biases: Sequence[Tensor],
+    bias: Tensor,
+    hidden: Sequence[Tensor | None],
     sizes: Sequence[int],
     keep: tuple[Tensor, Tensor, Tensor | None] | None = None,
 ) -> Tensor:
@@ -215,9 +223,10 @@ def _forward(
 
     `keep` gets q, k, v, what attention returned, and its weights where there is a third tensor.
     """
-    heads, length = biases[0].shape[:2]
+    heads, length = bias.shape[:2]
     kept = None if keep is None else keep[2]
     fused = length > SHORT and kept is None
+    space = torch.empty_like(bias) if fused and any(h is not None for h in hidden) else None
     rows, out = _Rows(there), x.new_empty(*there.shape, x.shape[1])
     for part in _some(len(there), ROWS_AT_ONCE // length):
         own = rows.read(x, part)
@@ -232,12 +241,13 @@ def _forward(
         if fused:
             for group, at in _alike(part, sizes, len(there)):
                 own = qkv[:, at.start * heads : at.stop * heads]
-                _attend_fused(own, biases[group], mixed[at])
+                _attend_fused(own, bias, hidden[group], mixed[at], space)
         else:
-            for piece in _pieces(part, sizes, biases[0].shape):
+            for piece in _pieces(part, sizes, bias.shape):
                 _attend(
                     qkv[:, piece.rows(0)],
-                    biases[piece.group][piece.heads],
+                    bias[piece.heads],
+                    hidden[piece.group],
                     piece.own(mixed, 1)[:, :, 0],
                     None if kept is None else kept[piece.rows(part.start)],
                 )
@@ -323,10 +333,14 @@ def _project(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Non
         torch.addmm(bias, x, weight.T, out=out)
 
 
-def _weights(q: Tensor, k: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
+def _weights(
+    q: Tensor, k: Tensor, bias: Tensor, hidden: Tensor | None, out: Tensor | None = None
+) -> Tensor:
     """Weights `[W * H, n, n]` of queries and keys `[W * H, n, d]`."""
     scores = bias.repeat(len(q) // len(bias), 1, 1)
     scores.baddbmm_(q, k.mT, alpha=1 / math.sqrt(q.shape[-1]))
+    if hidden is not None:
+        scores.masked_fill_(hidden, -math.inf)
     return torch.softmax(scores, -1) if out is None else torch.softmax(scores, -1, out=out)
 
 
@@ -335,10 +349,12 @@ def _heads(x: Tensor) -> Tensor:
     return x.permute(2, 0, 3, 1, 4).reshape(x.shape[2], -1, x.shape[1], x.shape[4])
 
 
-def _attend(qkv: Tensor, bias: Tensor, out: Tensor, kept: Tensor | None) -> None:
+def _attend(
+    qkv: Tensor, bias: Tensor, hidden: Tensor | None, out: Tensor, kept: Tensor | None
+) -> None:
     """Attend in `qkv [3, W * H, n, d]`; writes `out [W, n, H * d]` and weights to keep."""
     q, k, v = qkv.unbind(0)
-    _put(torch.bmm(_weights(q, k, bias, kept), v), out)
+    _put(torch.bmm(_weights(q, k, bias, hidden, kept), v), out)
 
 
 def _put(x: Tensor, out: Tensor) -> None:
@@ -347,8 +363,12 @@ def _put(x: Tensor, out: Tensor) -> None:
     out.unflatten(2, x.shape[2:]).copy_(x)
 
 
-def _attend_fused(qkv: Tensor, bias: Tensor, out: Tensor) -> None:
-    """As `_attend` by PyTorch's kernel."""
+def _attend_fused(
+    qkv: Tensor, bias: Tensor, hidden: Tensor | None, out: Tensor, space: Tensor | None
+) -> None:
+    """As `_attend` by PyTorch's kernel; the bias with its mask is written to `space`."""
+    if hidden is not None and space is not None:
+        bias = space.copy_(bias).masked_fill_(hidden, -math.inf)
     q, k, v = qkv.unflatten(1, (-1, len(bias))).unbind(0)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
     out.unflatten(2, (len(bias), -1)).copy_(mixed.transpose(1, 2))
@@ -360,6 +380,7 @@ def _attend_backward(
     d_out: Tensor,
     inner: Tensor,
     bias: Tensor,
+    hidden: Tensor | None,
     d_bias: Tensor,
     d_qkv: Tensor,
 ) -> None:
@@ -371,13 +392,14 @@ def _attend_backward(
         d_out: `[W, n, 1, H * d]`.
         inner: Product of each output with its gradient, which softmax subtracts, `[W, n, H]`.
         bias: `[H, n, n]`.
+        hidden: bool `[n, n]` or None.
         d_bias: `[H, n, n]`.
         d_qkv: `[W, n, 3, H * d]`.
     """
     q, k, v = qkv.unbind(0)
     (d_o,) = _heads(d_out.unflatten(3, (len(bias), -1)))
     d_q, d_k, d_v = d_qkv.unbind(2)
-    weights = _weights(q, k, bias) if weights is None else weights
+    weights = _weights(q, k, bias, hidden) if weights is None else weights
     _put(torch.bmm(weights.mT, d_o), d_v)
     d_scores = torch.bmm(d_o, v.mT)
     d_scores.sub_(inner.transpose(1, 2).reshape(len(q), -1, 1)).mul_(weights)

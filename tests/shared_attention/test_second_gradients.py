@@ -101,7 +101,7 @@ def edge_sums(weights: Tensor, v: Tensor) -> Tensor:
 def windows(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     rows = torch.arange(6)
     weights = Weights(weight, None, weight[:2], None)
-    return window_layer(x, rows.view(2, 3), rows, weights, [bias], [2])
+    return window_layer(x, rows.view(2, 3), rows, weights, bias, [None], [2])
 
 
 def biased(q: Tensor, bias: Tensor) -> Tensor:

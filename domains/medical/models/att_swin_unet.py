@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +165,7 @@ class AttSwinUNet(nn.Module):
 
     def encoder_as_torchvision(self) -> nn.Module:
         """Return the encoder's layers under the names that torchvision's Swin transformers have."""
-        row = [nn.Sequential(self.embed.proj, nn.Identity(), self.embed.norm)]
+        row: list[nn.Module] = [nn.Sequential(self.embed.proj, nn.Identity(), self.embed.norm)]
         for stage, merge in zip(self.encoder, [*self.merge, None], strict=True):
             row += [stage] if merge is None else [stage, merge]
         named = nn.Module()
@@ -174,7 +174,7 @@ class AttSwinUNet(nn.Module):
 
     def _run(
         self,
-        blocks: Iterable[Any],
+        stage: nn.Module,
         x: Tensor,
         received: Sequence[Any] = (),
         *,
@@ -182,7 +182,7 @@ class AttSwinUNet(nn.Module):
     ) -> tuple[Tensor, list[Any]]:
         """Run a stage, each block with the maps it receives; returns its own where kept."""
         own = []
-        for at, block in enumerate(blocks):
+        for at, block in enumerate(cast(Iterable[Any], stage)):
             if received:
                 x, _ = block.output(x, received[at], self.transfer)
             elif keep:

@@ -11,11 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from domains.medical.models.output import SegmentationOutput
-from domains.medical.models.parts.convolutions import (
-    ConvolutionBlock,
-    convolution,
-    grid_steps,
-)
+from domains.medical.models.parts.convolutions import SLOPE, convolution, grid_steps
 from domains.medical.models.parts.evidence import (
     combine,
     evidential_cross_entropy,
@@ -50,11 +46,11 @@ class EvidentialOutput(SegmentationOutput):
     """
 
     image: Tensor
-    evidence: tuple[Tensor, Tensor]
+    evidence: tuple[Tensor, ...]
     fused: Tensor
-    coarse: tuple[Tensor, Tensor]
-    translated: tuple[Tensor, Tensor]
-    guides: tuple[Tensor, Tensor]
+    coarse: tuple[Tensor, ...]
+    translated: tuple[Tensor, ...]
+    guides: tuple[Tensor, ...]
 
 
 class MEFN(nn.Module):
@@ -68,7 +64,8 @@ class MEFN(nn.Module):
     Logits are the logs of the combined Dirichlet parameters, so their softmax is its mean.
 
     The published repository has no code, and details of the layers are not public. Chosen here:
-    residual encoders with instance norm and added skips, one mutual attention on the coarsest grid,
+    encoders of plain blocks whose norm keeps the strength of features comparable (`Block`), added
+    skips, no norm before the evidence, one mutual attention on the coarsest grid,
     least-squares patch discriminators, paired translation without a cycle, guides and coarse
     opinions learned from the masks, and, as uncertainty perceptual loss, cross-entropy weighted by
     the vacuity of the fused opinion, which is no target of its gradient. One optimiser trains
@@ -155,7 +152,10 @@ class MEFN(nn.Module):
         self.translators = nn.ModuleList(GuidedTranslator(dims, widths, strides) for _ in pair)
         self.mutual = CalibratedMutualAttention(choice, widths[-1], num_heads, classes, dims)
         self.decoders = nn.ModuleList(Decoder(dims, widths, strides) for _ in pair)
-        self.joins = nn.ModuleList(ConvolutionBlock(dims, 2 * width, width) for _ in pair)
+        self.joins = nn.ModuleList(
+            nn.Sequential(convolution(dims, 2 * width, width, bias=True), nn.LeakyReLU(SLOPE))
+            for _ in pair
+        )
         self.heads = nn.ModuleList(convolution(dims, width, classes, 1, bias=True) for _ in pair)
         self.discriminators = nn.ModuleList(PatchDiscriminator(dims, width) for _ in pair)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
@@ -237,15 +237,15 @@ class MEFN(nn.Module):
         terms["perceptual"] = self.weights["perceptual"] * (weighted * doubt).sum() / doubt.sum()
         terms["misleading"] = self.weights["misleading"] * share * terms["misleading"]
         guides = [guide_loss(each.float(), label) for each in output.guides]
-        terms["guidance"] = self.weights["guidance"] * sum(guides)
+        terms["guidance"] = self.weights["guidance"] * torch.stack(guides).sum()
         others = output.image.split(1, dim=1)[::-1]
         pairs = list(zip(others, output.translated, strict=True))
-        terms["translation"] = self.weights["translation"] * sum(
-            (fake - real).abs().mean() for real, fake in pairs
-        )
+        misses = [(fake - real).abs().mean() for real, fake in pairs]
+        terms["translation"] = self.weights["translation"] * torch.stack(misses).sum()
         if self.training:
+            judged = []
             for judge, (real, fake) in zip(self.discriminators, pairs, strict=True):
                 of_judge, of_translator = adversarial_losses(judge, real, fake)
-                judged = self.weights["adversarial"] * of_translator + of_judge
-                terms["adversarial"] = terms.get("adversarial", 0.0) + judged
+                judged.append(self.weights["adversarial"] * of_translator + of_judge)
+            terms["adversarial"] = torch.stack(judged).sum()
         return terms

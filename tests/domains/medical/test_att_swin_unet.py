@@ -167,11 +167,11 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("attention", [None, "linear"])
 def test_it_exports_with_a_free_batch(attention):
-    model = build(attention=attention).eval()
-    image = torch.randn(2, 1, 22, 24)
+    model = build(attention=attention, depths=(1, 1), num_heads=(3, 3)).eval()
+    image = torch.randn(2, 1, 11, 12)
     batch = {"image": {0: torch.export.Dim.DYNAMIC}}
     program = torch.export.export(model, (), {"image": image}, dynamic_shapes=batch)
-    more = torch.randn(3, 1, 22, 24)
+    more = torch.randn(3, 1, 11, 12)
     torch.testing.assert_close(program.module()(image=more), model(more), atol=1e-5, rtol=1e-4)
 
 
@@ -191,3 +191,19 @@ def test_it_learns_a_lesion_from_few_images():
         optimizer.step()
     found = model(image).argmax(1)
     assert 2 * (found * label).sum() / (found.sum() + label.sum()) > 0.85
+
+
+@pytest.mark.parametrize("at_once", [1, 300, 10**6])
+def test_a_network_by_rows_equals_its_layers_in_turn(monkeypatch, at_once):
+    monkeypatch.setattr("domains.medical.models.parts.swin.WIDE_AT_ONCE", at_once)
+    block = build().eval().encoder[0][1]
+    nn.init.normal_(block.norm2.bias)
+    x = torch.randn(2, 5, 7, 12)
+    expected = block(x)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)
+        seen = []
+        handle = block.mlp[0].register_forward_hook(lambda *_: seen.append(1))
+        block(x)
+    handle.remove()
+    assert seen == [1]

@@ -6,11 +6,16 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from domains.medical.models.parts.swin_attention import Combine, WindowAttention
 from shared_attention.linear import Linear
+from shared_attention.primitives.window_layer import serves
+
+WIDE_AT_ONCE = 2**18
+"""Values of a network's wide layer in memory at a time for each core, without gradients."""
 
 ATTENTION = Callable[[int, int, tuple[int, ...], tuple[int, ...]], nn.Module]
 """Builds window attention from channels, heads, window and shift."""
@@ -30,8 +35,6 @@ class SwinBlock(nn.Module):
         self, attention: nn.Module, channels: int, *, mlp_ratio: float, drop_path: float
     ) -> None:
         super().__init__()
-        from torchvision.ops import StochasticDepth
-
         hidden = int(channels * mlp_ratio)
         self.norm1 = nn.LayerNorm(channels)
         self.attn = attention
@@ -39,7 +42,7 @@ class SwinBlock(nn.Module):
         self.mlp = nn.Sequential(  # numbered as in torchvision, which has a dropout between
             Linear(channels, hidden), nn.GELU(), nn.Identity(), Linear(hidden, channels)
         )
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+        self.drop_path = drop_path
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, *grid, C]` to the same."""
@@ -53,8 +56,34 @@ class SwinBlock(nn.Module):
         return self._finish(x, attended.out), attended.maps
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.drop_path(attended)
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self._drop(attended)
+        if (
+            not torch.is_grad_enabled()
+            and not self.training
+            and serves(x, self.mlp[0], self.mlp[3])
+        ):
+            return self._network_by_rows(x)
+        return x + self._drop(self.mlp(self.norm2(x)))
+
+    def _network_by_rows(self, x: Tensor) -> Tensor:
+        """Add network(norm(x)) to x, few positions at a time: the wide layer stays in cache."""
+        widen, narrow = cast(Linear, self.mlp[0]), cast(Linear, self.mlp[3])
+        rows = x.reshape(-1, x.shape[-1])
+        out = torch.empty_like(rows)
+        step = max(1, WIDE_AT_ONCE // widen.out_features) * torch.get_num_threads()
+        for start in range(0, len(rows), step):
+            own, into = rows[start : start + step], out[start : start + step]
+            wide = torch.addmm(widen.bias, self.norm2(own), widen.weight.T)
+            torch.ops.aten.gelu_(wide)
+            torch.addmm(narrow.bias, wide, narrow.weight.T, out=into).add_(own)
+        return out.view(x.shape)
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Leave the branch out for some samples, in training; the others make up for it."""
+        if not self.training or not self.drop_path:
+            return branch
+        kept = branch.new_ones(len(branch), *[1] * (branch.dim() - 1))
+        return branch * functional.dropout(kept, self.drop_path)
 
 
 def swin_stage(

@@ -84,10 +84,11 @@ def build_window_attention(
 
 @dataclass(frozen=True)
 class _Followed:
-    """Queries, keys and further inputs of a mechanism in one group of blocks."""
+    """Queries, keys, bias and further inputs of a mechanism in one group of blocks."""
 
     q: Tensor
     k: Tensor
+    bias: Tensor | None
     inputs: Mapping[str, Tensor]
 
 
@@ -113,11 +114,11 @@ class _FollowingAttention(MultiHeadAttention):
         q, k, v = self.project(x, None, 0)
         if q is None:
             raise UnsupportedError(f"{self.spec.name} has no queries, expected family attention")
-        own = _Followed(q, k, self._inputs(x))
+        own = _Followed(q, k, bias, self._inputs(x))
         mixed = self.mechanism(q, k, v, mask=None, bias=bias, **own.inputs)
         if received is not None:
             mixed = mixed + self.mechanism(
-                received.q, received.k, v, mask=None, bias=bias, **received.inputs
+                received.q, received.k, v, mask=None, bias=received.bias, **received.inputs
             )
         return self._join(mixed), own
 
@@ -138,6 +139,8 @@ class MechanismInWindows(nn.Module):
         shift: Displacement along each axis.
     """
 
+    positions: _RelativePositions | None
+
     def __init__(
         self,
         choice: AttentionChoice,
@@ -150,9 +153,8 @@ class MechanismInWindows(nn.Module):
         self.window, self.shift = window, shift
         self.attention = choice.build(channels, num_heads, layer=_FollowingAttention)
         spec = catalogue()[choice.name]
-        self.positions = None
-        if spec.supports("bias") and spec.supports("bias_grad"):
-            self.positions = _RelativePositions(num_heads, window)
+        positioned = spec.supports("bias") and spec.supports("bias_grad")
+        self.positions = _RelativePositions(num_heads, window) if positioned else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, *grid, C]` to the same."""

@@ -8,11 +8,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from domains.medical.models.parts.convolutions import ConvolutionBlock, ResidualBlock, convolution
+from domains.medical.models.parts.convolutions import SLOPE, convolution
+
+
+class Block(nn.Sequential):
+    """A convolution of width 3, a norm of each sample over all channels, leaky rectifier.
+
+    Norms of each channel by itself would bring a feature that is weak, because a scan is poor, to
+    the strength of any other, and nothing could be told from it about the scan's quality.
+    """
+
+    def __init__(
+        self, spatial_dims: int, inputs: int, outputs: int, stride: int | Sequence[int] = 1
+    ) -> None:
+        super().__init__(
+            convolution(spatial_dims, inputs, outputs, stride=stride),
+            nn.GroupNorm(1, outputs),
+            nn.LeakyReLU(SLOPE, inplace=True),
+        )
 
 
 class Encoder(nn.Module):
-    """Residual blocks on ever coarser grids: `[B, C, *grid]` to one map per stage.
+    """Pairs of blocks on ever coarser grids: `[B, C, *grid]` to one map per stage.
 
     Args:
         spatial_dims: 2 or 3.
@@ -31,7 +48,9 @@ class Encoder(nn.Module):
         super().__init__()
         steps: list[int | Sequence[int]] = [1, *strides]
         self.stages = nn.ModuleList(
-            ResidualBlock(spatial_dims, before, width, step)
+            nn.Sequential(
+                Block(spatial_dims, before, width, step), Block(spatial_dims, width, width)
+            )
             for before, width, step in zip([inputs, *widths], widths, steps, strict=False)
         )
 
@@ -56,9 +75,7 @@ class Decoder(nn.Module):
             up(coarse, fine, tuple(step), tuple(step))  # type: ignore[arg-type]
             for fine, coarse, step in zip(widths, widths[1:], strides, strict=False)
         )
-        self.blocks = nn.ModuleList(
-            ConvolutionBlock(spatial_dims, width, width) for width in widths[:-1]
-        )
+        self.blocks = nn.ModuleList(Block(spatial_dims, width, width) for width in widths[:-1])
 
     def forward(self, coarsest: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Return features on the finest grid; of `maps` the last is not read."""
@@ -102,7 +119,7 @@ class PatchDiscriminator(nn.Sequential):
         super().__init__(
             convolution(spatial_dims, 1, width, stride=2, bias=True),
             nn.LeakyReLU(0.2),
-            ConvolutionBlock(spatial_dims, width, 2 * width, 2),
+            Block(spatial_dims, width, 2 * width, 2),
             convolution(spatial_dims, 2 * width, 1, bias=True),
         )
 
