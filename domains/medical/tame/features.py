@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from shared_runtime.errors import UsageError
 
+_MOST_UNEVEN = 16.0
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -86,14 +88,16 @@ def as_grid(output: object, size: Sequence[int]) -> Tensor | None:
     """Return an output as features `[B, C, *grid]`, None where it is none.
 
     Grids of channels first, `[B, *grid, C]`, and tokens `[B, L, C]` of a grid that divides the
-    image are understood; a class token before the others is left out.
+    image are understood, of the first two the one that is shrunk more
+    evenly; a class token before the others is left out.
     """
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
     if output.dim() == len(size) + 2:
-        if _fits(output.shape[2:], size):
-            return output
-        return output.movedim(-1, 1) if _fits(output.shape[1:-1], size) else None
+        first, last = _unevenness(output.shape[2:], size), _unevenness(output.shape[1:-1], size)
+        if min(first, last) > _MOST_UNEVEN:
+            return None
+        return output if first <= last else output.movedim(-1, 1)
     if output.dim() != 3:
         return None
     for step in range(1, min(size) + 1):
@@ -104,12 +108,15 @@ def as_grid(output: object, size: Sequence[int]) -> Tensor | None:
     return None
 
 
-def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
-    """Say whether a grid is one of the image: as long or shorter along each axis, but not one."""
+def _unevenness(grid: Sequence[int], size: Sequence[int]) -> float:
+    """Return how much more an image was shrunk along one axis than another, 1 for evenly.
+
+    Infinite where the grid is longer than the image along an axis, or a single place.
+    """
     if any(g < 1 or g > s for g, s in zip(grid, size, strict=True)) or math.prod(grid) < 2:
-        return False
+        return math.inf
     steps = [s / g for g, s in zip(grid, size, strict=True)]
-    return max(steps) / min(steps) < 4
+    return max(steps) / min(steps)
 
 
 def _run(model: nn.Module, image: Tensor) -> list[Layer]:
