@@ -28,7 +28,8 @@ def find_layers(model: nn.Module, image: Tensor, names: Sequence[str] = ()) -> l
     """Return the layers to explain a model with, the finest first.
 
     Without names: the last block of each resolution coarser than the image, at most three, the
-    coarsest ones; of the image's own where there is no other. The model's own output is none.
+    coarsest ones; of the image's own where there is no other. The model's own output is none, and
+    neither is what does not depend on the image, such as positions.
 
     Args:
         model: any network.
@@ -95,7 +96,7 @@ def as_grid(output: object, size: Sequence[int]) -> Tensor | None:
         return None
     if output.dim() == len(size) + 2:
         first, last = _unevenness(output.shape[2:], size), _unevenness(output.shape[1:-1], size)
-        if min(first, last) > _MOST_UNEVEN:
+        if min(first, last) > _MOST_UNEVEN or math.prod(output.shape[2:]) < 2:
             return None
         return output if first <= last else output.movedim(-1, 1)
     if output.dim() != 3:
@@ -120,7 +121,7 @@ def _unevenness(grid: Sequence[int], size: Sequence[int]) -> float:
 
 
 def _run(model: nn.Module, image: Tensor) -> list[Layer]:
-    """Return every layer with a grid of features in the order they finish."""
+    """Return every layer with a grid of features of the image in the order they finish."""
     seen: dict[str, Tensor] = {}
     size = tuple(image.shape[2:])
     handles = [
@@ -132,7 +133,7 @@ def _run(model: nn.Module, image: Tensor) -> list[Layer]:
     ]
     try:
         with torch.no_grad():
-            last = model(image)
+            last = model(torch.cat([image, image.flip(-1)]))
     finally:
         for handle in handles:
             handle.remove()

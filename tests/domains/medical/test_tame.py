@@ -79,7 +79,7 @@ def presence() -> Presence:
 
 
 def test_layers_are_the_last_of_each_coarser_resolution() -> None:
-    net, image = Net(), torch.zeros(1, 1, SIDE, SIDE)
+    net, image = Net(), Squares(1, 0).images
     assert find_layers(net, image) == [Layer("down", 4, (8, 8)), Layer("deep", 4, (4, 4))]
     assert find_layers(net, image, ["deep"]) == [Layer("deep", 4, (4, 4))]
     with pytest.raises(UsageError, match=r"'head' gives no grid of features; some do: down, deep"):
@@ -138,7 +138,7 @@ def test_the_model_stays_as_it_is() -> None:
     net = nn.Sequential(nn.BatchNorm2d(1), Net())
     explained = Presence(net, ["lesion"]).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    layers = find_layers(net, torch.zeros(1, 1, SIDE, SIDE), ["1.down"])
+    layers = find_layers(net, Squares(1, 0).images, ["1.down"])
     train_maps(explained, layers, Squares(8, 0), TameConfig(steps=3), seed=0, device=CPU)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -240,8 +240,8 @@ def test_brightest_places_are_counted_exactly() -> None:
 
 def test_a_model_that_sees_nothing_cannot_be_explained() -> None:
     explained, data = presence(), Squares(8, 0)
-    data.images *= 0
     layers = find_layers(explained.model, data.images[:1])
+    data.images *= 0
     with pytest.raises(DataError, match="sees no class in any training image"):
         train_maps(explained, layers, data, TameConfig(steps=2), seed=0, device=CPU)
     with pytest.raises(DataError, match="sees no class in any scored image"):
