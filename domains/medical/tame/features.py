@@ -140,6 +140,8 @@ def _run(model: nn.Module, image: Tensor) -> list[Layer]:
     layers = []
     for name, output in seen.items():
         features = as_grid(output, size)
-        if features is not None and not (isinstance(last, Tensor) and features.shape == last.shape):
+        if features is None or len(features) != 2 or torch.equal(features[0], features[1]):
+            continue
+        if not (isinstance(last, Tensor) and features.shape == last.shape):
             layers.append(Layer(name, features.shape[1], tuple(features.shape[2:])))
     return layers
