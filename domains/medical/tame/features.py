@@ -88,9 +88,9 @@ def tapped(model: nn.Module, layers: Sequence[Layer]) -> Iterator[Mapping[str, T
 def as_grid(output: object, size: Sequence[int]) -> Tensor | None:
     """Return an output as features `[B, C, *grid]`, None where it is none.
 
-    Grids of channels first, `[B, *grid, C]`, and tokens `[B, L, C]` of a grid that divides the
-    image are understood, of the first two the one that is shrunk more
-    evenly; a class token before the others is left out.
+    Grids with channels first and with channels last are told apart by which shrinks the image more
+    evenly. Tokens `[B, L, C]` are of a grid with the same step along every axis; a class token
+    before the others is left out.
     """
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
