@@ -98,7 +98,7 @@ def test_features_of_every_form_become_grids() -> None:
     found = as_grid(with_class, size)
     assert found is not None
     assert torch.equal(found, grid)
-    for other in (None, (grid,), torch.zeros(1, 5, 1, 1), torch.zeros(1, 7, 5), torch.zeros(3)):
+    for other in (None, (grid,), torch.zeros(1, 5, 1, 1), torch.zeros(1, 11, 5), torch.zeros(3)):
         assert as_grid(other, size) is None
 
 
