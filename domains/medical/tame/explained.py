@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -54,7 +55,7 @@ class Presence(Explained):
             others = torch.cat([logits[:, :number], logits[:, number + 1 :]], dim=1)
             odds.append(logits[:, number] - others.logsumexp(1))
         z = torch.stack(odds, dim=1)
-        score = z.logsumexp(2) - torch.tensor(float(z.shape[2])).log().to(z)
+        score = z.logsumexp(2) - math.log(z.shape[2])
         return nn.functional.logsigmoid(score)
 
     def chosen(self, confidence: Tensor) -> Tensor:

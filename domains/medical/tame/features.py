@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from shared_runtime.errors import UsageError
 
+_MOST_UNEVEN = 16.0
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -26,7 +28,8 @@ def find_layers(model: nn.Module, image: Tensor, names: Sequence[str] = ()) -> l
     """Return the layers to explain a model with, the finest first.
 
     Without names: the last block of each resolution coarser than the image, at most three, the
-    coarsest ones; of the image's own where there is no other. The model's own output is none.
+    coarsest ones; of the image's own where there is no other. The model's own output is none, and
+    neither is what does not depend on the image, such as positions.
 
     Args:
         model: any network.
@@ -85,15 +88,17 @@ def tapped(model: nn.Module, layers: Sequence[Layer]) -> Iterator[Mapping[str, T
 def as_grid(output: object, size: Sequence[int]) -> Tensor | None:
     """Return an output as features `[B, C, *grid]`, None where it is none.
 
-    Grids of channels first, `[B, *grid, C]`, and tokens `[B, L, C]` of a grid that divides the
-    image are understood; a class token before the others is left out.
+    Grids with channels first and with channels last are told apart by which shrinks the image more
+    evenly. Tokens `[B, L, C]` are of a grid with the same step along every axis; a class token
+    before the others is left out.
     """
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
     if output.dim() == len(size) + 2:
-        if _fits(output.shape[2:], size):
-            return output
-        return output.movedim(-1, 1) if _fits(output.shape[1:-1], size) else None
+        first, last = _unevenness(output.shape[2:], size), _unevenness(output.shape[1:-1], size)
+        if min(first, last) > _MOST_UNEVEN or math.prod(output.shape[2:]) < 2:
+            return None
+        return output if first <= last else output.movedim(-1, 1)
     if output.dim() != 3:
         return None
     for step in range(1, min(size) + 1):
@@ -104,16 +109,19 @@ def as_grid(output: object, size: Sequence[int]) -> Tensor | None:
     return None
 
 
-def _fits(grid: Sequence[int], size: Sequence[int]) -> bool:
-    """Say whether a grid is one of the image: as long or shorter along each axis, but not one."""
+def _unevenness(grid: Sequence[int], size: Sequence[int]) -> float:
+    """Return how much more an image was shrunk along one axis than another, 1 for evenly.
+
+    Infinite where the grid is longer than the image along an axis, or a single place.
+    """
     if any(g < 1 or g > s for g, s in zip(grid, size, strict=True)) or math.prod(grid) < 2:
-        return False
+        return math.inf
     steps = [s / g for g, s in zip(grid, size, strict=True)]
-    return max(steps) / min(steps) < 4
+    return max(steps) / min(steps)
 
 
 def _run(model: nn.Module, image: Tensor) -> list[Layer]:
-    """Return every layer with a grid of features in the order they finish."""
+    """Return every layer with a grid of features of the image in the order they finish."""
     seen: dict[str, Tensor] = {}
     size = tuple(image.shape[2:])
     handles = [
@@ -125,13 +133,15 @@ def _run(model: nn.Module, image: Tensor) -> list[Layer]:
     ]
     try:
         with torch.no_grad():
-            last = model(image)
+            last = model(torch.cat([image, image.flip(-1)]))
     finally:
         for handle in handles:
             handle.remove()
     layers = []
     for name, output in seen.items():
         features = as_grid(output, size)
-        if features is not None and not (isinstance(last, Tensor) and features.shape == last.shape):
+        if features is None or len(features) != 2 or torch.equal(features[0], features[1]):
+            continue
+        if not (isinstance(last, Tensor) and features.shape == last.shape):
             layers.append(Layer(name, features.shape[1], tuple(features.shape[2:])))
     return layers

@@ -99,14 +99,19 @@ def explain_images(
 def grad_cam(
     explained: Explained, layer: Layer, image: Tensor, at: Tensor, chosen: Tensor
 ) -> Tensor:
-    """Return Grad-CAM maps `[n, *size]` of class `chosen[i]` in image `at[i]`."""
+    """Return Grad-CAM maps `[n, *size]` of class `chosen[i]` in image `at[i]`.
+
+    They are of the log-confidence; a layer that the class does not depend on gives 0.
+    """
     image = image.detach().requires_grad_(True)
     with torch.enable_grad(), tapped(explained.model, [layer]) as features:
         score = explained(image)
         grid = features[layer.name]
         found = []
         for row, number in zip(at.tolist(), chosen.tolist(), strict=True):
-            (gradient,) = torch.autograd.grad(score[row, number], grid, retain_graph=True)
+            (gradient,) = torch.autograd.grad(
+                score[row, number], grid, retain_graph=True, materialize_grads=True
+            )
             found.append(cam(grid[row : row + 1], gradient[row : row + 1], image.shape[2:]))
     return torch.cat(found)
 

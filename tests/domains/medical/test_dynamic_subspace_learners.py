@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,3 +222,18 @@ def test_resnet_keeps_its_statistics_and_takes_any_channels() -> None:
     mean = net.backbone[1].running_mean.clone()
     assert net(images(2, 32, 32)).shape == (2, 20)
     assert torch.equal(net.backbone[1].running_mean, mean)
+
+
+def test_resnet_takes_a_weights_file(tmp_path: Path) -> None:
+    """Grey images get the mean of the colours' filters."""
+    from torchvision.models import resnet50
+
+    torch.manual_seed(5)
+    net = resnet50(weights=None)
+    torch.save(net.state_dict(), tmp_path / "resnet50.pt")
+    options = {"backbone": "resnet50", "size": (32, 32), "weights": str(tmp_path / "resnet50.pt")}
+    colour, two = model(channels=3, **options), model(**options)
+    assert torch.equal(colour.backbone[0].weight, net.conv1.weight)
+    assert torch.equal(colour.backbone[6][0].conv1.weight, net.layer3[0].conv1.weight)
+    mean = net.conv1.weight.mean(1) * 3 / 2
+    assert torch.allclose(two.backbone[0].weight[:, 1], mean)
