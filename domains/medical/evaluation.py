@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from domains.medical.baselines import fit_baselines
-from domains.medical.calibration import calibration_scores
-from domains.medical.data.case import Scan
+from domains.medical.calibration import (
+    calibration_scores,
+    pooled_reliability,
+    reliability_table,
+)
+from domains.medical.data.case import Case, Scan
 from domains.medical.data.preprocessing import canonical, orientation
 from domains.medical.ensemble import load_ensemble
+from domains.medical.figures import CaseView, error_figure, overlay_figure
 from domains.medical.metrics import EMPTY_LABELS, score_case
 from domains.medical.models.registry import MODELS
 from domains.medical.prediction import Predicted, predict_scan
 from domains.medical.preparation import Part
+from domains.medical.score_figures import (
+    calibration_figure,
+    dice_figure,
+    typical_cases,
+    volume_figure,
+)
 from domains.medical.scoring import counts, summarise, table
 from shared_runtime.domain import Evaluation, LoadedModel, Prepared
 from shared_runtime.errors import DataError
@@ -37,40 +50,53 @@ def evaluate(
 ) -> Evaluation:
     """Predict and score every case of `split` on its own grid.
 
+    Where there is an uncertainty (of the model itself or of several that are averaged),
+    calibration is scored too.
+
     Raises:
         DataError: the part has no cases, or one cannot be read.
     """
     part = part_of(prepared, split)
-    config, plan = part.source.config, part.source.plan
+    plan, config = part.source.plan, part.source.config
     models = load_ensemble(loaded, config, MODELS, device)
-    certain = len(models) == 1 and not hasattr(loaded.model, "uncertainty")
+    unsure = len(models) > 1 or hasattr(loaded.model, "uncertainty")
+    segment = partial(
+        predict_scan,
+        models,
+        plan=plan,
+        config=dataclasses.replace(config, uncertainty=unsure or config.uncertainty),
+        batch_size=batch_size,
+        device=device,
+        keep_probabilities=unsure,
+    )
     rows: list[dict[str, Any]] = []
+    reliability: list[pd.DataFrame] = []
     for case, scan, truth in part.scans():
-        predicted = predict_scan(
-            models,
-            scan,
-            plan,
-            config if certain else dataclasses.replace(config, uncertainty=True),
-            batch_size=batch_size,
-            device=device,
-            keep_probabilities=not certain,
-        )
-        scored = score_case(
-            case.id,
-            predicted.mask,
-            truth,
-            scan.grid.spacing,
-            plan.labels,
-            config.tolerance,
-            config.lesions,
-        )
-        extra = {} if certain else _calibration(predicted, scan, truth)
-        rows += [{**row, **extra} for row in scored]
+        found = segment(scan)
+        extra: dict[str, float] = {}
+        if found.probabilities is not None:
+            extra, table_of_bins = _calibration(found, scan, truth)
+            reliability.append(table_of_bins)
+        rows += [{**row, **extra} for row in _scored(case, found.mask, truth, scan, part)]
+    chosen = typical_cases(rows)
+    views = {
+        name: _view(case, scan, truth, segment(scan), rows)
+        for case, scan, truth in Part(
+            tuple(c for c in part.cases if c.id in chosen.values()), part.source
+        ).scans()
+        for name, id in chosen.items()
+        if id == case.id
+    }
+    views = {name: views[name] for name in chosen}
+    figures = [overlay_figure(views, plan.labels)] if views else []
+    figures += [error_figure(views["worst"])] if "worst" in views else []
+    figures += [dice_figure(rows), volume_figure(rows)]
+    figures += [calibration_figure(pooled_reliability(reliability))] if reliability else []
     return Evaluation(
         metrics=summarise(rows, part.patients, seed=seed),
         n_scored=len(part.cases),
         predictions=table(rows, part.patients),
-        figures=(),
+        figures=figures,
         tables={"Cases of each label": counts(rows)},
         text=EMPTY_LABELS,
         shown=SHOWN,
@@ -78,9 +104,15 @@ def evaluate(
 
 
 def baselines(prepared: Prepared, split: str) -> dict[str, dict[str, float]]:
-    """Score masks made without a network on the same cases."""
-    part, train = part_of(prepared, split), part_of(prepared, "train")
-    plan, config = part.source.plan, part.source.config
+    """Score masks made without a network on the same cases.
+
+    There are none where the data are not those the model was trained on: they are fitted there.
+    """
+    part, train = part_of(prepared, split), prepared.train
+    assert isinstance(train, Part)
+    if not train.cases:
+        return {}
+    plan = part.source.plan
     step = max(1, len(train.cases) // MOST_TRAINING_CASES)
     chosen = Part(train.cases[::step], train.source)
     fitted = fit_baselines(
@@ -89,18 +121,8 @@ def baselines(prepared: Prepared, split: str) -> dict[str, dict[str, float]]:
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in fitted}
     for case, scan, truth in part.scans():
         image, label = _turned(scan, truth)
-        axes, _ = orientation(scan.grid, scan.source)
-        spacing = [scan.grid.spacing[axis] for axis in axes]
         for name, baseline in fitted.items():
-            rows[name] += score_case(
-                case.id,
-                baseline(image),
-                label,
-                spacing,
-                plan.labels,
-                config.tolerance,
-                config.lesions,
-            )
+            rows[name] += _scored(case, baseline(image), label, scan, part, turned=True)
     return {
         name: {
             metric: interval.value
@@ -128,12 +150,49 @@ def _turned(scan: Scan, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return canonical(scan.array, axes, flips), canonical(label, axes, flips)
 
 
-def _calibration(predicted: Predicted, scan: Scan, truth: np.ndarray) -> dict[str, float]:
-    assert predicted.probabilities is not None
-    return calibration_scores(
-        1 - predicted.probabilities[0],
+def _scored(
+    case: Case,
+    mask: np.ndarray,
+    truth: np.ndarray,
+    scan: Scan,
+    part: Part,
+    *,
+    turned: bool = False,
+) -> list[dict[str, Any]]:
+    spacing = scan.grid.spacing
+    if turned:
+        axes, _ = orientation(scan.grid, scan.source)
+        spacing = tuple(spacing[axis] for axis in axes)
+    config = part.source.config
+    labels = part.source.plan.labels
+    return score_case(case.id, mask, truth, spacing, labels, config.tolerance, config.lesions)
+
+
+def _calibration(
+    found: Predicted, scan: Scan, truth: np.ndarray
+) -> tuple[dict[str, float], pd.DataFrame]:
+    assert found.probabilities is not None
+    foreground = 1 - found.probabilities[0]
+    scores = calibration_scores(
+        foreground,
         truth,
         scan.grid.spacing,
-        prediction=predicted.mask,
-        uncertainty=predicted.maps["uncertainty"],
+        prediction=found.mask,
+        uncertainty=found.maps["uncertainty"],
+    )
+    return scores, reliability_table(foreground, truth > 0)
+
+
+def _view(
+    case: Case, scan: Scan, truth: np.ndarray, found: Predicted, rows: list[dict[str, Any]]
+) -> CaseView:
+    dice = [row["dice"] for row in rows if row["case"] == case.id]
+    return CaseView(
+        case.id,
+        scan.array,
+        found.mask,
+        truth,
+        scan.grid,
+        found.maps.get("uncertainty"),
+        f"Dice {np.nanmean(dice):.3f}",
     )
