@@ -40,7 +40,9 @@ def test_gaps_and_a_background_that_is_not_named(tmp_path: Path) -> None:
     assert dict(found.labels) == {"air": 0, "bone": 1}
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(names=st.dictionaries(st.integers(1, 65535), NAMES, max_size=6))
 def test_both_versions_say_the_same(tmp_path: Path, names: dict[int, str]) -> None:
     names = {value: f"{name}{value}x" for value, name in names.items()} | {0: "background"}
@@ -111,7 +113,7 @@ KEYS = ["channel_names", "modality", "labels", "training", "file_ending", "numTr
 
 
 @settings(
-    max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(content=st.dictionaries(st.sampled_from(KEYS), JSON), valid=st.booleans())
 def test_any_json_gives_a_declaration_or_one_line(

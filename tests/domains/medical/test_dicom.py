@@ -11,8 +11,8 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
 
-from domains.medical.data.case import Case
-from domains.medical.data.reading import read_grid, read_scan
+from domains.medical.data.case import Case, DataSet
+from domains.medical.data.reading import read_grid, read_label, read_scan
 from domains.medical.data.writing import mask_suffix, write_mask
 from shared_runtime.errors import DataError
 from tests.domains.medical.made_scans import mask, series, slice_of_series, stored
@@ -88,6 +88,21 @@ def test_the_mask_is_nifti_on_the_grid_of_the_patient(tmp_path: Path) -> None:
     assert int(back.header["sform_code"]) == int(back.header["qform_code"]) == 1
     assert nib.aff2axcodes(back.affine) == ("L", "P", "S")
     np.testing.assert_allclose(back.header.get_zooms(), (0.75, 1.5, 2.5))
+
+
+def test_a_label_converted_from_the_series_is_turned_to_it(tmp_path: Path) -> None:
+    """Converters to NIfTI turn the rows over; the places are the same."""
+    folder = series(tmp_path / "s", stored(), order=[3, 1, 2, 0])
+    scan = read(folder)
+    labels = mask(range(5), (5, 6, 4)).transpose(1, 0, 2).astype(np.uint8)
+    affine = scan.grid.affine.copy()
+    affine[:3, 3] += affine[:3, 1] * 4
+    affine[:3, 1] *= -1
+    nib.save(nib.Nifti1Image(labels[:, ::-1], affine), tmp_path / "l.nii.gz")
+    case = Case("s", "s", (folder,), tmp_path / "l.nii.gz")
+    names = {str(n): n for n in range(5)}
+    data_set = DataSet((case,), ("CT",), names, tuple(range(5)), 3)
+    np.testing.assert_array_equal(read_label(case, data_set), labels)
 
 
 def test_other_files_of_the_folder_are_left_out(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_one_mistake_leaves_the_other_rows(folder: Path) -> None:
 
 
 @settings(
-    max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
 @given(
     header=st.lists(
@@ -139,7 +139,9 @@ def test_any_table_gives_cases_or_problems(
     assert not any("\n" in str(problem) for problem in found.problems)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(content=st.binary(max_size=200))
 def test_any_bytes(folder: Path, content: bytes) -> None:
     (folder / "cases.csv").write_bytes(content)
