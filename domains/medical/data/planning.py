@@ -31,8 +31,8 @@ CROPPED = 0.75
 """Scans are cropped where the usual scan keeps less than this share."""
 FIXED_BYTES = 1.5e9
 """Libraries (1.0 GB), and weights, gradients and momentum of 31 million parameters."""
-BYTES_PER_VOXEL = 2300
-"""Activations of each voxel of a patch at the peak of a step; see `step_bytes`."""
+BYTES_PER_VOXEL = {2: 3000, 3: 2300}
+"""Activations of each pixel or voxel of a patch at the peak of a step; see `step_bytes`."""
 
 
 def make_plan(
@@ -87,11 +87,12 @@ def step_bytes(patch: Sequence[int], batch_size: int) -> float:
 
     Measured on nnU-Net's network (MONAI's `DynUNet`, 32 filters, 31 million parameters) in
     float32 on a processor, with Dice and cross-entropy and SGD with momentum: 2.5, 3.7 and 5.5 GB
-    for 2 and 4 patches of 64^3 and 2 of 96^3 voxels; the estimate is 2.7, 3.9 and 5.6. Small
+    for 2 and 4 patches of 64^3 and 2 of 96^3 voxels; the estimate is 2.7, 3.9 and 5.6. In
+    two dimensions 4.3 GB for 4 patches of 512^2 pixels, the estimate is 4.6. Small
     networks take less (MONAI's `UNet` of 1.2 million parameters 600 bytes a voxel, bf16 half of
     it), attention at full resolution more (`SwinUNETR` with 24 features 5100).
     """
-    return FIXED_BYTES + BYTES_PER_VOXEL * math.prod(patch) * batch_size
+    return FIXED_BYTES + BYTES_PER_VOXEL[len(patch)] * math.prod(patch) * batch_size
 
 
 def plan_patch(
@@ -134,7 +135,7 @@ def plan_patch(
 def plan_batch(patch: Sequence[int], voxels: float, memory_gb: float) -> int:
     """Return how many patches a step takes: what fits, but no large share of all voxels."""
     free = memory_gb * 1e9 - FIXED_BYTES
-    fits = math.floor(free / (BYTES_PER_VOXEL * math.prod(patch)))
+    fits = math.floor(free / (BYTES_PER_VOXEL[len(patch)] * math.prod(patch)))
     share = math.floor(MOST_SHARE * voxels / math.prod(patch) + 0.5)
     return max(LEAST_BATCH, min(fits, share))
 
