@@ -131,7 +131,7 @@ def fit_threshold(values: np.ndarray, label: np.ndarray) -> Threshold:
                 dice, first, last = _best_interval(inside, whole)
                 rule = (index, channel, scale == 1, float(edges[first]), float(edges[last]))
                 found.append((dice, rule))
-    found.sort(key=lambda each: each[0])
+    found.sort(key=lambda each: (each[0], not each[1][2]))
     best = {rule[0]: (dice, rule) for dice, rule in found}
     return Threshold(tuple(rule for _, rule in sorted(best.values(), key=lambda each: each[0])))
 

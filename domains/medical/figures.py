@@ -12,6 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from domains.medical.data.case import Grid
 from domains.medical.planes import Plane, planes
@@ -27,7 +28,7 @@ _ERRORS = (
     ("other", "#f48fd0"),
 )
 _UNSURE = "magma"
-_SIDE = 2.5
+_WIDTH = 7.2
 _MARGIN = 0.35
 _LEGEND: dict[str, Any] = {"loc": "outside upper left", "borderaxespad": 0.2, "handlelength": 1.6}
 
@@ -145,11 +146,12 @@ def _planes(view: CaseView) -> tuple[Plane, ...]:
 def _canvas(
     views: Mapping[str, CaseView], rows_each: int
 ) -> tuple[MatplotlibFigure, list[list[Axes]]]:
-    columns = max(1 if view.truth.ndim == 2 else 3 for view in views.values())
-    rows = len(views) * rows_each
-    width = 7.2 if columns == 3 else 4.6
-    figure = MatplotlibFigure(figsize=(width, 0.4 + (_SIDE if columns == 3 else 3.4) * rows))
-    grid = figure.subplots(rows, columns, squeeze=False)
+    columns = max(len(_planes(view)) for view in views.values())
+    width = _WIDTH if columns == 3 else 0.6 * _WIDTH
+    tall = [max(_ratio(view, plane) for plane in _planes(view)) for view in views.values()]
+    heights = [width / columns * ratio + 0.35 for ratio in tall for _ in range(rows_each)]
+    figure = MatplotlibFigure(figsize=(width, 0.45 + sum(heights)))
+    grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
     for axes in grid.flat:
         axes.grid(False)
         axes.set_xticks([])
@@ -163,14 +165,14 @@ def _show(
 ) -> tuple[slice, slice]:
     """Draw the slice around its foreground; return what part of it is shown."""
     picture = _picture(view, plane, channel, window)
-    box = _box(plane.take((view.truth > 0) | (view.prediction > 0)), plane.aspect)
+    box = _seen(view, plane)
     axes.imshow(picture[box], cmap="gray", vmin=0, vmax=1, **_how(plane))
     places = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.98), (0.5, 0.02))
     sides = (("left", "center"), ("right", "center"), ("center", "top"), ("center", "bottom"))
     for letter, at, (across, up) in zip(plane.edges, places, sides, strict=False):
-        axes.text(
-            *at, letter, transform=axes.transAxes, ha=across, va=up, color="white", fontsize=8
-        )
+        text = axes.text(*at, letter, transform=axes.transAxes, ha=across, va=up, fontsize=8)
+        text.set_color("white")
+        text.set_path_effects([withStroke(linewidth=2, foreground="black")])
     if plane.name:
         axes.set_xlabel(f"{plane.name} {plane.index + 1}", fontsize=8.5, labelpad=2)
     return box
@@ -188,6 +190,16 @@ def _picture(
     low, high = window or np.percentile(shown[:: max(1, len(shown) // 64)], [1, 99.7])
     picture = np.clip((plane.take(shown) - low) / max(high - low, 1e-9), 0, 1)
     return picture.astype(np.float32)
+
+
+def _seen(view: CaseView, plane: Plane) -> tuple[slice, slice]:
+    return _box(plane.take((view.truth > 0) | (view.prediction > 0)), plane.aspect)
+
+
+def _ratio(view: CaseView, plane: Plane) -> float:
+    """Return the height of what is shown of a slice over its width."""
+    rows, columns = _seen(view, plane)
+    return plane.aspect * (rows.stop - rows.start) / (columns.stop - columns.start)
 
 
 def _box(mask: np.ndarray, aspect: float) -> tuple[slice, slice]:

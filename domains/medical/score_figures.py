@@ -54,7 +54,7 @@ def dice_figure(rows: Rows) -> Figure:
             axes.plot(middle, row, marker="|", color=INK, markersize=15, markeredgewidth=2)
             axes.plot(each.mean(), row, marker="D", color=PALETTE[1], markersize=5.5, linestyle="")
         axes.set_yticks(range(len(ordered)), labels=ordered)
-        axes.set_ylim(len(ordered) - 0.5, -0.5)
+        axes.set_ylim(max(len(ordered), 1) - 0.5, -0.5)
         axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel("Dice")
     return Figure(
