@@ -36,10 +36,11 @@ class MSGuidedNet(nn.Module):
     mean of the four refined ones.
 
     Differs from published code: works in 3-D, on any grid and on CPU; instance norm instead of
-    batch norm outside ResNeXt; no dropout, which published code makes and never applies; γ of both
-    attentions starts at 0.1 instead of 0; the backbone keeps the weights it is given. Position
-    attention is exact up to 4096 positions (64 x 64, the published size); larger grids are averaged
-    over blocks for it, see `PositionModule`. The training loss sees the mean prediction too.
+    batch norm outside ResNeXt, and no biases before it; no dropout, which published code makes and
+    never applies; γ of both attentions starts at 0.1 instead of 0; the backbone keeps the weights
+    it is given. Position attention is exact up to 4096 positions (64 x 64, the published size);
+    larger grids are averaged over blocks for it, see `PositionModule`. The training loss sees the
+    mean prediction too.
 
     Args:
         channels: of the image.

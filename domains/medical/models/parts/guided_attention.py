@@ -17,7 +17,7 @@ from shared_attention.registry import catalogue
 def sharpened(spatial_dims: int, inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
     """Return a convolution with norm and a rectifier whose slope is learned."""
     return nn.Sequential(
-        convolution(spatial_dims, inputs, outputs, kernel, bias=True),
+        convolution(spatial_dims, inputs, outputs, kernel),
         InstanceNorm(outputs),
         nn.PReLU(),
     )
@@ -57,7 +57,7 @@ class SemanticModule(nn.Module):
                 layer
                 for before in (inputs, outputs)
                 for layer in (
-                    convolution(spatial_dims, before, outputs, bias=True),
+                    convolution(spatial_dims, before, outputs),
                     InstanceNorm(outputs),
                     nn.ReLU(inplace=True),
                 )
