@@ -14,9 +14,10 @@ from domains.medical.models.output import SegmentationOutput
 from domains.medical.models.parts.convolutions import SLOPE, convolution, grid_steps
 from domains.medical.models.parts.evidence import (
     combine,
+    dice_loss,
     evidential_cross_entropy,
-    evidential_terms,
     log_parameters,
+    misleading_evidence,
     vacuity,
 )
 from domains.medical.models.parts.mutual_attention import CalibratedMutualAttention
@@ -68,8 +69,9 @@ class MEFN(nn.Module):
     skips, no norm before the evidence, one mutual attention on the coarsest grid,
     least-squares patch discriminators, paired translation without a cycle, guides and coarse
     opinions learned from the masks, and, as uncertainty perceptual loss, cross-entropy weighted by
-    the vacuity of the fused opinion, which is no target of its gradient. One optimiser trains
-    all: see `adversarial_losses`.
+    the vacuity of the fused opinion, which is no target of its gradient. Dice is asked of the fused
+    opinion only, as it pays for belief in foreground where a modality knows nothing. One optimiser
+    trains all: see `adversarial_losses`.
 
     Args:
         channels: must be 2.
@@ -225,17 +227,17 @@ class MEFN(nn.Module):
         small, _ = pad_to(label[:, None].float(), self.multiple)
         small = functional.interpolate(small, output.coarse[0].shape[2:], mode="nearest-exact")
         coarse_label = small[:, 0].long()
-        terms = evidential_terms(output.fused, label)
-        for evidence, truth in [
-            *((each, label) for each in output.evidence),
-            *((each, coarse_label) for each in output.coarse),
-        ]:
-            for name, value in evidential_terms(evidence, truth).items():
-                terms[name] = terms[name] + value
-        weighted = evidential_cross_entropy(output.fused, label)
+        opinions = [(each, label) for each in (output.fused, *output.evidence)]
+        opinions += [(each, coarse_label) for each in output.coarse]
+        surprise = [evidential_cross_entropy(*opinion) for opinion in opinions]
+        wrong = [misleading_evidence(*opinion).mean() for opinion in opinions]
         doubt = vacuity(output.fused.detach())[:, 0]
-        terms["perceptual"] = self.weights["perceptual"] * (weighted * doubt).sum() / doubt.sum()
-        terms["misleading"] = self.weights["misleading"] * share * terms["misleading"]
+        terms = {
+            "cross_entropy": torch.stack([each.mean() for each in surprise]).sum(),
+            "dice": dice_loss(output.logits.softmax(1), label),
+            "misleading": self.weights["misleading"] * share * torch.stack(wrong).sum(),
+            "perceptual": self.weights["perceptual"] * (surprise[0] * doubt).sum() / doubt.sum(),
+        }
         guides = [guide_loss(each.float(), label) for each in output.guides]
         terms["guidance"] = self.weights["guidance"] * torch.stack(guides).sum()
         others = output.image.split(1, dim=1)[::-1]

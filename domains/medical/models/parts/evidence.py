@@ -104,13 +104,3 @@ def dice_loss(probability: Tensor, label: Tensor) -> Tensor:
     both = (probability * truth).sum(axes)
     each = probability.sum(axes) + truth.sum(axes)
     return 1 - ((2 * both + 1) / (each + 1))[1:].mean()
-
-
-def evidential_terms(evidence: Tensor, label: Tensor) -> dict[str, Tensor]:
-    """Return the mean `cross_entropy`, the `dice` loss and the mean `misleading` evidence."""
-    probability = (evidence + 1) / (evidence + 1).sum(1, keepdim=True)
-    return {
-        "cross_entropy": evidential_cross_entropy(evidence, label).mean(),
-        "dice": dice_loss(probability, label),
-        "misleading": misleading_evidence(evidence, label).mean(),
-    }

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +151,8 @@ class MechanismInWindows(nn.Module):
     ) -> None:
         super().__init__()
         self.window, self.shift = window, shift
-        self.attention = choice.build(channels, num_heads, layer=_FollowingAttention)
+        layer = choice.build(channels, num_heads, layer=_FollowingAttention)
+        self.attention = cast(_FollowingAttention, layer)
         spec = catalogue()[choice.name]
         positioned = spec.supports("bias") and spec.supports("bias_grad")
         self.positions = _RelativePositions(num_heads, window) if positioned else None
