@@ -43,9 +43,9 @@ class Net(nn.Module):
         with torch.no_grad():
             for layer in (self.down, self.deep):
                 layer.weight.fill_(1 / layer.weight[0].numel())
-                layer.bias.zero_()
+                nn.init.zeros_(layer.get_parameter("bias"))
             self.head.weight.copy_(torch.tensor([-1.0, 1.0])[:, None, None, None] * 2)
-            self.head.bias.copy_(torch.tensor([6.0, -6.0]))
+            self.head.get_parameter("bias").copy_(torch.tensor([6.0, -6.0]))
 
     def forward(self, image: Tensor) -> Tensor:
         half = self.down(image)
