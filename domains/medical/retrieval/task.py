@@ -28,9 +28,9 @@ class RetrievalTask(Task):
     decides between epochs that rank them alike; 1 where no two of them are of one class.
 
     A learner is added when `val_loss` has not fallen by 0.005 for the model's `grow_after` epochs,
-    and then not again before it has fallen. Every `recluster_every` epochs, and when a learner is added, the
-    training images are divided anew. All state is in buffers, and changes only after an epoch,
-    before its checkpoint is written, so a resumed run goes the way of an uninterrupted one.
+    and then not again before it has fallen. Every `recluster_every` epochs, and when a learner is
+    added, the training images are divided anew. All state is in buffers, and changes only after an
+    epoch, before its checkpoint is written, so a resumed run goes the way of an uninterrupted one.
 
     Args:
         model: what is trained.
