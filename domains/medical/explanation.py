@@ -19,7 +19,6 @@ from domains.medical.data.preprocessing import preprocess, preprocess_label
 from shared_runtime.domain import Figure, LoadedModel, Prepared
 
 _CASES = 2
-QUERIES = ("centre", "border", "background")
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Explained:
         case: its id.
         image: `[1, C, *patch]`.
         predicted: `[*patch]` class of each voxel.
-        places: voxel of each of `QUERIES`; the first two only where something is predicted.
+        places: voxel of `centre`, `border` and `background`, see `query_places`.
         maps: of the attention layers.
         sensitivity: `[Q, *patch]`, how the predicted class of each place changes with the image.
     """

@@ -112,7 +112,8 @@ def embedding_figure(embedding: np.ndarray, target: np.ndarray, names: Sequence[
             rows = target == number
             if rows.any():
                 axes.scatter(
-                    *points[rows].T,
+                    points[rows, 0],
+                    points[rows, 1],
                     s=22,
                     label=name,
                     alpha=0.8,

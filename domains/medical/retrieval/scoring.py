@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.special import logsumexp
 
 from domains.medical.retrieval.clustering import cluster
 from shared_runtime.domain import Interval
@@ -57,6 +58,23 @@ def average_precision(embedding: np.ndarray, target: np.ndarray) -> np.ndarray:
     relevant = hit.sum(axis=1)
     mean = (precision * hit).sum(axis=1) / np.maximum(relevant, 1)
     return np.where(relevant > 0, mean, np.nan)
+
+
+def neighbour_loss(embedding: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return how unlikely each image's neighbour is to have its class, `[n]`.
+
+    Minus the logarithm of the share of exp(-d² / 0.5) over the other images that falls to its
+    class; NaN where no other image has it.
+
+    Source: Goldberger et al., Neighbourhood Components Analysis, NeurIPS 2004, equation 1.
+    """
+    points = embedding.astype(np.float64)
+    squared = (points**2).sum(axis=1)
+    gap = np.maximum(squared[:, None] + squared - 2 * points @ points.T, 0) / 0.5
+    np.fill_diagonal(gap, np.inf)
+    same = target[:, None] == target[None]
+    all_of, of_class = logsumexp(-gap, axis=1), logsumexp(np.where(same, -gap, -np.inf), axis=1)
+    return np.where(np.isfinite(of_class), all_of - of_class, np.nan)
 
 
 def hits(embedding: np.ndarray, target: np.ndarray, patients: Sequence[str]) -> np.ndarray:

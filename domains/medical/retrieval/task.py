@@ -10,24 +10,27 @@ from torch import Tensor
 
 from domains.medical.models.dynamic_subspace_learners import DynamicSubspaceLearners
 from domains.medical.retrieval.clustering import centres, cluster, renamed
-from domains.medical.retrieval.scoring import average_precision
+from domains.medical.retrieval.scoring import average_precision, neighbour_loss
 from shared_runtime.domain import Batches
 from shared_runtime.task import Task
 from shared_runtime.training_config import TrainingConfig
 
 Batch = dict[str, Tensor]
+_TIE = 0.01
+_LEAST_RISE = 0.005
 
 
 class RetrievalTask(Task):
     """Train with the margin loss, add learners when validation stalls, and merge them at the end.
 
     `val_loss` is one minus the mean average precision of retrieval among the validation images,
-    which compares epochs with any number of learners; 1 where no two of them are of one class.
+    which compares epochs with any number of learners, plus a hundredth of `neighbour_loss`, which
+    decides between epochs that rank them alike; 1 where no two of them are of one class.
 
-    A learner is added when the score has not risen for the model's `grow_after` epochs, and then
-    not again before it has risen. Every `recluster_every` epochs, and when a learner is added, the
-    training images are divided anew. All state is in buffers, and changes only after an epoch,
-    before its checkpoint is written, so a resumed run goes the way of an uninterrupted one.
+    A learner is added when `val_loss` has not fallen by 0.005 for the model's `grow_after` epochs,
+    and then not again before it has fallen. Every `recluster_every` epochs, and when a learner is
+    added, the training images are divided anew. All state is in buffers, and changes only after an
+    epoch, before its checkpoint is written, so a resumed run goes the way of an uninterrupted one.
 
     Args:
         model: what is trained.
@@ -86,10 +89,10 @@ class RetrievalTask(Task):
     def on_validation_epoch_end(self) -> None:
         """Score retrieval among the validation images; under several processes, within each."""
         embedding, target = (torch.cat(parts).numpy() for parts in zip(*self._seen, strict=True))
-        precision = average_precision(embedding, target)
-        precision = precision[np.isfinite(precision)]
-        count = max(1, len(precision))
-        total = (1 - precision).sum() if len(precision) else 1.0
+        loss = 1 - average_precision(embedding, target) + _TIE * neighbour_loss(embedding, target)
+        loss = loss[np.isfinite(loss)]
+        count = max(1, len(loss))
+        total = loss.sum() if len(loss) else 1.0
         self._sums["val"] = self._zero() + torch.tensor(
             [total, count], dtype=torch.float64, device=self.device
         )
@@ -99,7 +102,7 @@ class RetrievalTask(Task):
         """Add a learner and divide the images anew where it is time."""
         super().on_train_epoch_end()
         score = -self.mean_loss("val")
-        if score > float(self.best):
+        if score > float(self.best) + _LEAST_RISE:
             self.best.fill_(score)
             self.waited.zero_()
             self.explored.fill_(False)

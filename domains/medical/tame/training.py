@@ -103,7 +103,7 @@ def train_maps(
             terms = loss_terms(explained, image[rows_kept], mask, chosen[:, 0].to(device), config)
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             values = {name: float(value.detach()) for name, value in terms.items()}

@@ -87,7 +87,7 @@ def run_tame(
         config,
         seed=seed,
         device=opened.device,
-        on_step=lambda step, loss: step % _EVERY or _log.info("step %d: loss %.4g", step, loss),
+        on_step=_tell,
     )
     found = explain_images(
         explained, maps, items, most=config.images, seed=seed, device=opened.device
@@ -235,6 +235,11 @@ def load_maps(folder: Path, run: Path) -> tuple[ExplanationMaps, tuple[str, ...]
     if record["explains"] != model["sha256"]:
         raise HeedError(f"{folder}: its maps explain another model than {run}; train them for it")
     return maps.eval(), tuple(record["classes"])
+
+
+def _tell(step: int, loss: float) -> None:
+    if step % _EVERY == 0:
+        _log.info("step %d: loss %.4g", step, loss)
 
 
 def _require_free(out: Path | None) -> None:

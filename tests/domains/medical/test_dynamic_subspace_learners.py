@@ -219,9 +219,9 @@ def test_exports_with_a_free_batch_size() -> None:
 
 def test_resnet_keeps_its_statistics_and_takes_any_channels() -> None:
     net = model(backbone="resnet50", size=(32, 32)).train()
-    mean = net.backbone[1].running_mean.clone()
+    mean = net.backbone.get_buffer("1.running_mean").clone()
     assert net(images(2, 32, 32)).shape == (2, 20)
-    assert torch.equal(net.backbone[1].running_mean, mean)
+    assert torch.equal(net.backbone.get_buffer("1.running_mean"), mean)
 
 
 def test_resnet_takes_a_weights_file(tmp_path: Path) -> None:
@@ -231,9 +231,15 @@ def test_resnet_takes_a_weights_file(tmp_path: Path) -> None:
     torch.manual_seed(5)
     net = resnet50(weights=None)
     torch.save(net.state_dict(), tmp_path / "resnet50.pt")
-    options = {"backbone": "resnet50", "size": (32, 32), "weights": str(tmp_path / "resnet50.pt")}
+    options: dict[str, Any] = {
+        "backbone": "resnet50",
+        "size": (32, 32),
+        "weights": str(tmp_path / "resnet50.pt"),
+    }
     colour, two = model(channels=3, **options), model(**options)
-    assert torch.equal(colour.backbone[0].weight, net.conv1.weight)
-    assert torch.equal(colour.backbone[6][0].conv1.weight, net.layer3[0].conv1.weight)
+    assert torch.equal(colour.backbone.get_parameter("0.weight"), net.conv1.weight)
+    deep = "conv1.weight"
+    last = colour.backbone.get_parameter(f"6.0.{deep}")
+    assert torch.equal(last, net.layer3.get_parameter(f"0.{deep}"))
     mean = net.conv1.weight.mean(1) * 3 / 2
-    assert torch.allclose(two.backbone[0].weight[:, 1], mean)
+    assert torch.allclose(two.backbone.get_parameter("0.weight")[:, 1], mean)

@@ -179,9 +179,7 @@ def test_votes_are_decided_by_the_nearest(loaded: LoadedModel) -> None:
     state = {**loaded.preprocessing, "gallery": gallery.to_json()}
     five = dataclasses.replace(loaded, preprocessing=state)
     assert runs.lookup(np.array([[-1.0]]), five, ["q"]).loc[0, "predicted"] == "dark"
-    four = Gallery(
-        *(x[:4] for x in (gallery.embedding, gallery.target, gallery.ids, gallery.patients))
-    )
+    four = Gallery(gallery.embedding[:4], gallery.target[:4], list("abcd"), list("abcd"))
     tied = dataclasses.replace(loaded, preprocessing={**state, "gallery": four.to_json()})
     assert runs.lookup(np.array([[-1.0]]), tied, ["q"]).loc[0, "predicted"] == "light"
 
@@ -197,7 +195,7 @@ def test_a_gallery_survives_json_bit_for_bit() -> None:
 
 def test_weak_masks_are_on_the_scans_own_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """A map that is bright at the right, front, top marks that corner of any orientation."""
-    arguments = {"channels": 1, "targets": 2, "spatial_dims": 3, "size": (8, 8, 8)}
+    arguments: dict[str, Any] = {"channels": 1, "targets": 2, "spatial_dims": 3, "size": (8, 8, 8)}
     model = DynamicSubspaceLearners(**arguments, embedding=8, width=8).eval()
     state = {"size": [8, 8, 8], "mean": [0.0], "std": [1.0], "channels": ["CT"]}
     spec = ModelSpec("D", "a:b", "retrieve", "", "", None)
@@ -207,7 +205,7 @@ def test_weak_masks_are_on_the_scans_own_grid(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(runs, "embed", lambda *_, **__: (np.zeros((1, 8)), bright))
     volume = np.random.default_rng(0).normal(size=(9, 12, 7)).astype(np.float32)
     image = nibabel.Nifti1Image(volume, np.diag([2.0, 1.0, 3.0, 1.0]))
-    straight = None
+    straight: np.ndarray | None = None
     for codes in ("RAS", "LPS", "SAL", "IRP"):
         axes = nibabel.orientations.ornt_transform(
             nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(codes)

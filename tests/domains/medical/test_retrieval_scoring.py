@@ -15,6 +15,7 @@ from domains.medical.retrieval.scoring import (
     average_precision,
     hits,
     mean_over_patients,
+    neighbour_loss,
     nmi,
     ranked,
     scores,
@@ -42,6 +43,17 @@ def test_average_precision_is_scikit_learns() -> None:
         others = np.arange(30) != query
         gap = np.linalg.norm(points - points[query], axis=1)[others]
         expected = average_precision_score(target[others] == target[query], -gap)
+        assert found[query] == pytest.approx(expected)
+
+
+def test_neighbour_loss_by_loops() -> None:
+    points, target = RANDOM.normal(size=(9, 2)), np.array([0, 0, 0, 1, 1, 1, 1, 1, 2])
+    found = neighbour_loss(points, target)
+    assert np.isnan(found[8])
+    for query in range(8):
+        weights = np.exp(-2 * ((points - points[query]) ** 2).sum(axis=1))
+        weights[query] = 0
+        expected = -np.log(weights[target == target[query]].sum() / weights.sum())
         assert found[query] == pytest.approx(expected)
 
 

@@ -83,7 +83,7 @@ def rows(result: FitResult) -> list[dict[str, float]]:
     return [{key: row[key] for key in row if key != "seconds"} for row in result.history]
 
 
-EAGER = {"grow_after": 0, "recluster_every": 1, "merge_at": 0.75}
+EAGER: dict[str, Any] = {"grow_after": 0, "recluster_every": 1, "merge_at": 0.75}
 """Learners that split at each epoch that is no better, and are merged in the last."""
 
 
