@@ -86,7 +86,7 @@ def petct_phantom(rng: np.random.Generator) -> Phantom:
 
     for _ in range(int(rng.integers(1, 4))):
         ct = blended(ct, node(free, 7, 12), _NODE + rng.normal(0, 6), voxel)
-    for _ in range(int(rng.integers(2, 5))):
+    for _ in range(int(rng.integers(6, 10))):
         pet = blended(pet, np.maximum(node(free, 7, 14), free), rng.uniform(4, 11), voxel)
     bowel = np.maximum(parts["bowel"], -parts["stomach"])
     pet = blended(pet, np.maximum(node(bowel, 9, 16), bowel), rng.uniform(3, 6), voxel)

@@ -88,11 +88,9 @@ def view(dims: int, channels: int = 1, *, empty: bool = False, unsure: bool = Fa
         truth[(slice(10, 14),) * dims] = 2
         prediction[(slice(8, 20),) * dims] = 1
     image = 50.0 * truth + rng.normal(0, 5, (channels, *shape))
-    affine = np.diag([1.0, 1.0, 2.0, 1.0][:dims] + [1.0])
+    grid = Grid(shape, np.diag([*(1.0, 1.0, 2.0)[:dims], 1.0]))
     uncertainty = rng.random(shape) if unsure else None
-    return CaseView(
-        "case_1", image, prediction, truth, Grid(shape, affine), uncertainty, "Dice 0.8"
-    )
+    return CaseView("case_1", image, prediction, truth, grid, uncertainty, "Dice 0.8")
 
 
 def letters(figure: MatplotlibFigure) -> list[str]:
