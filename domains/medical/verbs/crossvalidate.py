@@ -171,7 +171,8 @@ def _summary(
     cases = pd.concat([f.assign(fold=name.removeprefix("fold-")) for name, f in frames.items()])
     cases = cases[["case", "patient", "fold", *cases.columns.drop(["case", "patient", "fold"])]]
     patients = dict(zip(cases["case"], cases["patient"], strict=True))
-    rows = cases.drop(columns=["patient", "fold"]).to_dict("records")
+    scores = cases.drop(columns=["patient", "fold"]).to_dict("records")
+    rows = [{str(key): value for key, value in row.items()} for row in scores]
     metrics = summarise(rows, patients, seed=config.seed)
     documents = {
         name: json.loads((out / name / "metrics.json").read_text("utf-8")) for name in finished

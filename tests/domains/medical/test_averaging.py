@@ -110,7 +110,7 @@ def test_a_models_own_uncertainty_is_flipped_back_and_averaged() -> None:
     average = Average([model, model], mirror=True, uncertainty=True)
     assert average.maps == ("uncertainty",)
     flips = [(), (2,), (3,), (2, 3)]
-    expected = sum(model.uncertainty(x.flip(f)).flip(f) for f in flips) / 4
+    expected = torch.stack([model.uncertainty(x.flip(f)).flip(f) for f in flips]).mean(0)
     values = average.finish(average(x)[1])
     assert torch.allclose(values[2:], expected[1], atol=1e-6)
     assert not torch.allclose(expected, model.uncertainty(x), atol=1e-2)

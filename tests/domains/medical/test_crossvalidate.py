@@ -80,7 +80,13 @@ def run(data: Path, out: Path, *sets: str) -> CrossValidation:
 
 def values(data: Path | None, out: Path | None, sets: Sequence[str] = QUICK) -> dict[str, Any]:
     names = ("model", "attention", "seed", "config", "device")
-    given = {"data": data, "out": out, "set": list(sets), "quiet": True, "flags": {}}
+    given: dict[str, Any] = {
+        "data": data,
+        "out": out,
+        "set": list(sets),
+        "quiet": True,
+        "flags": {},
+    }
     return {**dict.fromkeys(names), **given}
 
 
@@ -128,7 +134,8 @@ def test_scores_are_those_of_all_cases_together(finished: CrossValidation) -> No
     assert (
         dice["value"] == pytest.approx(expected) and dice["ci_low"] <= expected <= dice["ci_high"]
     )
-    rows = finished.cases.drop(columns=["patient", "fold"]).to_dict("records")
+    scores = finished.cases.drop(columns=["patient", "fold"])
+    rows = [{str(k): v for k, v in row.items()} for row in scores.to_dict("records")]
     patients = dict(zip(finished.cases["case"], finished.cases["patient"], strict=True))
     assert document["metrics"].keys() == summarise(rows, patients, seed=0).keys()
     counts = [fold["n_scored"] for fold in document["folds"].values()]

@@ -228,11 +228,13 @@ def test_two_dimensional_images() -> None:
 def test_models_are_averaged() -> None:
     scan = scan_of((20, 20, 20), np.diag([3.0, 3, 3, 1]))
     one, two = Levels((0.0, -2.0, 2.0), 0), Levels((0.0, -1.0, 5.0), 0)
-    each = [predict(scan, models=[m], keep_probabilities=True) for m in (one, two)]
-    both = predict(scan, models=[one, two], keep_probabilities=True)
-    mean = (each[0].probabilities + each[1].probabilities) / 2
-    assert np.allclose(both.probabilities, mean, atol=1e-5)
-    assert not np.allclose(both.probabilities, each[0].probabilities, atol=1e-2)
+    each, (both,) = (
+        [predict(scan, models=models, keep_probabilities=True).probabilities for models in some]
+        for some in ([[one], [two]], [[one, two]])
+    )
+    assert both is not None and each[0] is not None and each[1] is not None
+    assert np.allclose(both, (each[0] + each[1]) / 2, atol=1e-5)
+    assert not np.allclose(both, each[0], atol=1e-2)
 
 
 def broken(**changes: Any) -> Scan:
