@@ -165,9 +165,9 @@ def test_it_exports_with_a_free_batch():
 def test_a_spoilt_modality_is_uncertain_and_the_other_is_relied_on():
     """Trained on scans of varying quality, as in clinics."""
     model = build(classes=2, annealing_steps=40).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(1)
-    for step in range(70):
+    for step in range(100):
         image, label = scans(8, 16, seed=step)
         spoilt = torch.randint(4, (8,), generator=generator)
         for modality in range(2):
@@ -190,7 +190,7 @@ def test_a_spoilt_modality_is_uncertain_and_the_other_is_relied_on():
         for modality in range(2):
             bad = spoil(image, modality, every, seed=7)
             doubt = model.modality_uncertainty(bad).mean((0, 2, 3))
-            assert doubt[modality] > 1.15 * clean[modality]
+            assert doubt[modality] > 1.25 * clean[modality]
             assert doubt[1 - modality] < 1.05 * clean[1 - modality]
-            assert model.uncertainty(bad).mean() > 1.15 * fused
+            assert model.uncertainty(bad).mean() > 1.25 * fused
             assert right(bad) > 0.9
