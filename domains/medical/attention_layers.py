@@ -208,7 +208,7 @@ def _influence(
     rows = []
     for place in places:
         at = scaled_place(place, size, after.shape[2:])
-        values = after[(0, slice(None), *at)]
+        values = after[0].flatten(1)[:, _flat(at, after.shape[2:])]
         total = torch.zeros(before.shape[2:])
         for _ in range(_SIGNS):
             sign = torch.randint(2, values.shape, generator=random).to(values) * 2 - 1

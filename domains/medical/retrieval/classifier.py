@@ -102,7 +102,7 @@ def train_classifier(images: RetrievalImages, *, seed: int, device: torch.device
             model(batch["image"].to(device)), batch["target"].to(device)
         )
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
     return model.eval()

@@ -68,7 +68,7 @@ class _Mix(nn.Module):
         self.attend: nn.Module
         if self.spatial:
             self.attend = catalogue()[attention].build(channels=width, **options)
-            nn.init.ones_(self.attend.gamma)
+            nn.init.ones_(self.attend.get_parameter("gamma"))
             return
         name = "DynamicSubspaceLearners"
         choice = choose_attention(name, attention, options, default="softmax")

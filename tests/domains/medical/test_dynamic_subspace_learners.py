@@ -163,8 +163,8 @@ def test_attention_changes_the_embedding_and_is_trained() -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name
     with torch.no_grad():
-        net.gate.last.bias += torch.tensor(3.0)
-        net.gate.last.weight += 1.0
+        for parameter in net.gate.last.parameters():
+            parameter += 1.0
     assert not torch.allclose(net(images(6)), output.embedding, atol=1e-3)
     assert net.attention_map(images(2)).shape == (2, 1, *SIZE)
 
