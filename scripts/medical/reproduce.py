@@ -2,8 +2,8 @@
 
     python scripts/medical/reproduce.py --data FOLDER --group hippocampus --runs DIR --out rows.csv
 
-For each model the CPU time of a step is measured first; its epochs are those that fit into the
-group's `seconds`, so a cheap model sees more patches than a dear one. CPU time, summed over
+For each model the CPU time of a step is measured first; its epochs have as many patches as fit into
+the group's `seconds`, so a cheap model sees more of them than a dear one. CPU time, summed over
 threads, is what is shared out: unlike wall time it hardly depends on what else the machine does.
 `rows.csv` gets one row per run and `rows_cases.csv` one per case and label. Runs in the file are
 skipped and interrupted ones are continued, so a series can be stopped at any moment; several
@@ -18,7 +18,6 @@ import datetime
 import fcntl
 import itertools
 import json
-import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -55,13 +54,14 @@ def experiments(group: str) -> Iterator[dict[str, Any]]:
             "model": variant["model"],
             "attention": variant.get("attention", False),
             "seconds": described["seconds"],
+            "epochs": described["epochs"],
             "baselines": described.get("baselines", False),
             "set": [*described["set"], *variant.get("set", [])],
         }
 
 
-def step_seconds(config: RunConfig, steps: int = 12) -> tuple[float, int]:
-    """Return the CPU seconds of a training step and the steps of an epoch.
+def step_seconds(config: RunConfig, steps: int = 12) -> float:
+    """Return the CPU seconds of a training step.
 
     The median over some steps, batches and their augmentation included, after two for warming up.
     """
@@ -76,13 +76,14 @@ def step_seconds(config: RunConfig, steps: int = 12) -> tuple[float, int]:
     for step in range(steps + 2):
         start = time.process_time()
         indices = (np.arange(size, dtype=np.int64) + step * size) % items
+        batch = prepared.train.batch(indices)
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            loss = task.loss(prepared.train.batch(indices))
+            loss = task.loss(batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         taken.append(time.process_time() - start)
-    return float(np.median(taken[2:])), math.ceil(items / size)
+    return float(np.median(taken[2:]))
 
 
 def planned(experiment: Mapping[str, Any], data: Path, folder: Path) -> tuple[RunConfig, float]:
@@ -101,13 +102,21 @@ def planned(experiment: Mapping[str, Any], data: Path, folder: Path) -> tuple[Ru
     }
     note = folder.with_suffix(".json")
     if not note.exists():
-        step, steps = step_seconds(resolve(MEDICAL, flags=flags, sets=experiment["set"]))
-        epochs = max(1, round(experiment["seconds"] / (step * steps)))
+        step = step_seconds(resolve(MEDICAL, flags=flags, sets=experiment["set"]))
         folder.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"step_seconds": step, "epochs": epochs}), encoding="utf-8")
-    found = json.loads(note.read_text(encoding="utf-8"))
-    sets = [*experiment["set"], f"training.epochs={found['epochs']}"]
-    return resolve(MEDICAL, flags=flags, sets=sets), found["step_seconds"]
+        note.write_text(json.dumps({"step_seconds": step}), encoding="utf-8")
+    step, epochs = (
+        json.loads(note.read_text(encoding="utf-8"))["step_seconds"],
+        experiment["epochs"],
+    )
+    size = resolve(MEDICAL, flags=flags, sets=experiment["set"]).training.batch_size
+    patches = size * max(1, round(experiment["seconds"] / (step * epochs)))
+    sets = [
+        *experiment["set"],
+        f"training.epochs={epochs}",
+        f"data.patches_per_epoch={patches}",
+    ]
+    return resolve(MEDICAL, flags=flags, sets=sets), step
 
 
 def run(
@@ -129,7 +138,8 @@ def run(
             row[f"{score}_high"] = found.get("ci_high")
     row |= {
         "parameters": _parameters(folder),
-        "epochs": len(history),
+        "planned_seconds": experiment["seconds"],
+        "patches": len(history) * config.data.patches_per_epoch,
         "step_seconds": round(step, 4),
         "cpu_seconds": cpu,
         "seconds": round(float(history["seconds"].sum()), 1),
@@ -189,6 +199,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, action="append", help="only these seeds")
     parser.add_argument("--runs", type=Path, required=True, help="where run folders are kept")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, help="CPU seconds of each run, not the group's")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -200,10 +211,11 @@ def main() -> None:
         )
         if left_out or key in done(arguments.out):
             continue
+        experiment["seconds"] = arguments.seconds or experiment["seconds"]
         rows, cases = run(experiment, arguments.data, arguments.runs / "-".join(key))
         append(arguments.out, rows, cases)
         first = rows[0]
-        print(*key, f"Dice {first['dice']:.4f}", f"{first['epochs']} epochs", flush=True)
+        print(*key, f"Dice {first['dice']:.4f}", f"{first['patches']} patches", flush=True)
 
 
 if __name__ == "__main__":

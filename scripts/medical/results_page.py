@@ -39,7 +39,7 @@ def models_table(runs: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
             "ASSD, mm": _number(row["assd"], 3),
             "surface Dice at 1 mm": _number(row["nsd"], 3),
             "parameters": f"{int(row['parameters']):,}" if known else "",
-            "epochs": _number(row["epochs"], 0),
+            "patches": _number(row["patches"], 0),
             "step, CPU s": _number(row["step_seconds"], 3),
             "run, CPU s": _number(row["cpu_seconds"], 0),
         }
