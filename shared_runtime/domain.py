@@ -33,9 +33,13 @@ class ModelSpec:
     paper: str
     summary: str
     attention: str | None
-    """Default mechanism of the core; None where the model has none to swap."""
+    """Default mechanism: of the core, or one of the paper's own; None where the model has none to
+    swap."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """The paper's own training settings; keys of :class:`TrainingConfig`."""
+    new_only: Sequence[str] = ()
+    """Arguments that only a new model needs, such as a file of weights to start from; they are not
+    saved with a trained one."""
 
     def load(self) -> type[nn.Module]:
         """Import and return the class."""

@@ -178,6 +178,11 @@ def _attention_options(
     from shared_attention import catalogue
 
     name = mechanism or spec.attention
+    if name not in catalogue():
+        raise UsageError(
+            f"{given[-1].source}: {spec.name} uses its own {name}, which have no options; "
+            "name a mechanism with --attention"
+        )
     known = {option.name: option for option in catalogue()[name].options}
     types = {n: o.type if o.default is not None else o.type | None for n, o in known.items()}
     values = section_values(settings, "attention", types, f"the mechanism {name}")

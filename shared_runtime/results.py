@@ -29,6 +29,7 @@ HIGHER_IS_BETTER = frozenset(
         "increase_15",
         "increase_50",
         "insertion",
+        "iou",
         "macro_f1",
         "mcc",
         "micro_f1",
@@ -56,6 +57,7 @@ HIGHER_IS_BETTER = frozenset(
         "specificity",
         "transaction_precision",
         "uar",
+        "uncertainty_auroc",
         "weak_dice",
         "weighted_f1",
     }
@@ -87,12 +89,17 @@ LOWER_IS_BETTER = frozenset(
         "rmsse",
         "smape",
         "smin",
+        "uncertainty_aurc",
+        "volume_error",
         "wape",
         "weighted_quantile_loss",
         "wer",
         "wql",
     }
 )
+_HIGHER_OF_EACH = ("dice_", "iou_", "nsd_", "lesion_", "pooled_")
+_LOWER_OF_EACH = ("hd95_", "assd_", "volume_error_")
+"""Beginnings of the names of a score of each label."""
 
 
 @dataclass(frozen=True)
@@ -216,9 +223,11 @@ def _best(metric: str, values: list[float | None]) -> str | None:
     present = [value for value in values if value is not None]
     if len({_text(value) for value in present}) < 2:
         return None
-    if metric in HIGHER_IS_BETTER:
+    if metric in HIGHER_IS_BETTER or metric.startswith(_HIGHER_OF_EACH):
         return _text(max(present))
-    if metric in LOWER_IS_BETTER or metric.endswith(tuple(f"_{m}" for m in ("mse", "mae", "rmse"))):
+    if metric in LOWER_IS_BETTER or metric.startswith(_LOWER_OF_EACH):
+        return _text(min(present))
+    if metric.endswith(("_mse", "_mae", "_rmse")):
         return _text(min(present))
     return None
 

@@ -58,7 +58,8 @@ def evaluate(
     """
     part = part_of(prepared, split)
     plan, config = part.source.plan, part.source.config
-    models = load_ensemble(loaded, config, MODELS, device)
+    scored = set(part.patients.values())
+    models = load_ensemble(loaded, config, MODELS, device, scored=scored)
     unsure = len(models) > 1 or hasattr(loaded.model, "uncertainty")
     segment = partial(
         predict_scan,

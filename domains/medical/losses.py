@@ -48,8 +48,9 @@ def criterion(name: str, *, batch_dice: bool = False) -> Criterion:
 def supervised(output: SegmentationOutput, label: Tensor, loss: Criterion) -> Tensor:
     """Return the loss of a model's output with its further heads and auxiliary terms.
 
-    The weights of all heads are scaled to sum to 1, so that the size of the loss does not depend
-    on how many there are; a head of another resolution is compared with the nearest labels.
+    The weights of all terms are scaled by those of the heads, so that these sum to 1 and the size
+    of the loss does not depend on how many there are; a head of another resolution is compared
+    with the nearest labels.
 
     Args:
         output: what the model gave for a batch.
@@ -58,8 +59,8 @@ def supervised(output: SegmentationOutput, label: Tensor, loss: Criterion) -> Te
     """
     heads = ((output.logits, 1.0), *output.heads)
     total = sum(weight for _, weight in heads)
-    terms = [weight / total * loss(logits, _at(logits, label)) for logits, weight in heads]
-    return torch.stack([*terms, *output.auxiliary.values()]).sum()
+    terms = [weight * loss(logits, _at(logits, label)) for logits, weight in heads]
+    return torch.stack([*terms, *output.auxiliary.values()]).sum() / total
 
 
 def _at(logits: Tensor, label: Tensor) -> Tensor:

@@ -173,12 +173,13 @@ def _run(
         progress=progress,
     )
     built.model.to(device).eval()
+    loaded_once = domain.models()[name].new_only
     calibrated = domain.calibrate(built.model, prepared, batch_size=batch_size, device=device)
     save_model(
         folder,
         domain=domain.NAME,
         name=name,
-        arguments=built.arguments,
+        arguments={k: v for k, v in built.arguments.items() if k not in loaded_once},
         attention=built.attention,
         preprocessing={**prepared.preprocessing, **calibrated},
         model=built.model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shared_runtime.domain import ModelSpec
@@ -15,9 +15,18 @@ _SETTINGS = {
     "optimizer": "adamw",
     "schedule": "cosine",
     "warmup_steps": 20,
-    "clip_norm": 12.0,
+    "clip_norm": 1.0,
     "average": 0.99,
 }
+_RETRIEVAL = {
+    "epochs": 60,
+    "batch_size": 32,
+    "learning_rate": 2e-3,
+    "optimizer": "adamw",
+    "schedule": "cosine",
+}
+_WEIGHTS = ("weights",)
+"""Arguments that only a new model needs."""
 
 
 def _model(
@@ -29,16 +38,17 @@ def _model(
     attention: str | None = None,
     task: str = "segment",
     training: Mapping[str, Any] = _SETTINGS,
+    new_only: Sequence[str] = (),
 ) -> ModelSpec:
     target = f"{_PACKAGE}.{module}:{name}"
-    return ModelSpec(name, target, task, paper, summary, attention, dict(training))
+    return ModelSpec(name, target, task, paper, summary, attention, dict(training), new_only)
 
 
 _SPECS = (
     _model(
         "MPUNet",
         "mpu_net",
-        attention="softmax",
+        attention="position",
         paper="Yu, Han and Song, 3D Medical Image Segmentation based on multi-scale MPU-Net, 2023 "
         "(arXiv 2307.05799)",
         summary="a U-Net with position attention at its bottleneck, and multi-scale and "
@@ -47,7 +57,8 @@ _SPECS = (
     _model(
         "MSGuidedNet",
         "ms_guided_net",
-        attention="softmax",
+        attention="position",
+        new_only=_WEIGHTS,
         paper="Sinha and Dolz, Multi-scale self-guided attention for medical image segmentation, "
         "2020 (arXiv 1906.02849)",
         summary="position and channel attention at four scales, guided by a shared encoder",
@@ -56,6 +67,7 @@ _SPECS = (
         "AttSwinUNet",
         "att_swin_unet",
         attention="swin_window",
+        new_only=_WEIGHTS,
         paper="Aghdam et al., Attention Swin U-Net, ISBI 2023 (arXiv 2210.16898)",
         summary="windowed attention whose encoder maps guide the decoder, and cross-contextual "
         "skips",
@@ -73,8 +85,10 @@ _SPECS = (
     _model(
         "DynamicSubspaceLearners",
         "dynamic_subspace_learners",
-        attention="softmax",
+        attention="convolutions",
         task=RETRIEVE,
+        training=_RETRIEVAL,
+        new_only=_WEIGHTS,
         paper="Adiga, Dolz and Lombaert, Attention-based Dynamic Subspace Learners for Medical "
         "Image Analysis, 2022 (arXiv 2206.09068)",
         summary="embeds images for retrieval with a growing number of learners, and shows where "

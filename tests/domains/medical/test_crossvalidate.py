@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from domains.medical.scoring import summarise
 
 from domains.medical.data.config import DataConfig
 from domains.medical.ensemble import load_ensemble, plan_of
+from domains.medical.scoring import summarise
 from domains.medical.verbs import crossvalidate as verb
 from domains.medical.verbs.crossvalidate import CrossValidation, command, crossvalidate
 from shared_runtime.artifact import load_model

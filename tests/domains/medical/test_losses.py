@@ -86,7 +86,7 @@ def test_heads_are_weighted_to_one_and_compared_at_their_own_resolution(
     loss = criterion("cross_entropy")
     output = SegmentationOutput(logits, ((coarse, 0.5),), {"extra": torch.tensor(0.25)})
     nearest = label[:, [1, 3, 5]][:, :, [0, 2, 4]]
-    expected = (loss(logits, label) + 0.5 * loss(coarse, nearest)) / 1.5 + 0.25
+    expected = (loss(logits, label) + 0.5 * loss(coarse, nearest) + 0.25) / 1.5
     torch.testing.assert_close(supervised(output, label, loss), expected)
 
 

@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import yaml
-from domains.medical.cli import app
 from typer.testing import CliRunner
 
 from domains.medical import domain as medical
+from domains.medical.cli import app
 from domains.medical.verbs.plan import run_plan
 from shared_runtime.domain import Domain
 from shared_runtime.options import resolve, resolve_data

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from domains.medical.tasks import SegmentationTask
-from domains.medical.training_config import MedicalTraining
 from torch import Tensor, nn
 
 from domains.medical import evaluation, preparation
 from domains.medical.data.config import DataConfig
+from domains.medical.tasks import SegmentationTask
+from domains.medical.training_config import MedicalTraining
 from shared_runtime.domain import Evaluation, LoadedModel, ModelSpec, Prepared, Problem
 from shared_runtime.errors import UsageError
 from shared_runtime.task import Task

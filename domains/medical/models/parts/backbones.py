@@ -76,7 +76,7 @@ class ResNeXtBackbone(nn.Module):
 
     def __init__(self, channels: int, weights: str | None = None) -> None:
         super().__init__()
-        from torchvision.models import resnext101_32x8d  # type: ignore[import-untyped]
+        from torchvision.models import resnext101_32x8d
 
         net = resnext101_32x8d(weights=None)
         del net.fc
