@@ -25,6 +25,9 @@ from domains.medical.data.splits import Parts, split
 from shared_runtime.domain import Batches, Prepared
 from shared_runtime.errors import DataError
 
+WATCHED = 16
+"""Training cases whose loss is shown where no patients are held out for validation."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -114,7 +117,7 @@ def prepare(
     source = Source(data_set, plan, config)
     return Prepared(
         train=Part(parts.train, source, lambda: _random_patches(parts.train, source, seed)),
-        val=Part(parts.val, source, lambda: _fixed_patches(parts.val, source)),
+        val=Part(parts.val, source, lambda: _fixed_patches(parts, source)),
         test=Part(parts.test, source),
         model_arguments={
             "channels": len(plan.channels),
@@ -202,8 +205,12 @@ def _random_patches(cases: tuple[Case, ...], source: Source, seed: int) -> Batch
     return PatchBatches(_prepared(cases, source), source.plan, source.config, seed=seed)
 
 
-def _fixed_patches(cases: tuple[Case, ...], source: Source) -> Batches:
-    return FixedPatches(_prepared(cases, source), source.plan)
+def _fixed_patches(parts: Parts, source: Source) -> Batches:
+    """Patches to validate on; of training cases that only watch the loss, a few will do."""
+    watched = parts.val
+    if parts.val == parts.train:
+        watched = parts.val[:: -(-len(parts.val) // WATCHED)]
+    return FixedPatches(_prepared(watched, source), source.plan)
 
 
 def _prepared(cases: tuple[Case, ...], source: Source) -> tuple[PreparedCase, ...]:
