@@ -60,10 +60,10 @@ DEMO: Mapping[str, Any] = {
         "data.foreground=0.6",
         "model.width=8",
         "model.depth=3",
-        "training.epochs=25",
-        "training.batch_size=4",
+        "training.epochs=30",
+        "training.batch_size=2",
         "training.learning_rate=0.008",
-        "training.average=0.9",
+        "training.average=0.95",
         "training.precision=bf16-mixed",
     ],
 }

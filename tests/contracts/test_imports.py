@@ -19,6 +19,9 @@ HEAVY = (
     "scipy",
     "pyarrow",
     "torchmetrics",
+    "monai",
+    "nibabel",
+    "pydicom",
 )
 DOMAINS = sorted(p.name for p in (ROOT / "domains").iterdir() if any(p.glob("*.py")))
 PARTS = ["shared_attention", "shared_runtime", *(f"domains.{name}" for name in DOMAINS)]

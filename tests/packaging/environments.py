@@ -21,6 +21,7 @@ PROJECTS = {
     "heed-runtime": CHECKOUT / "packages" / "runtime",
     "heed-finance": CHECKOUT / "packages" / "finance",
     "heed-forecasting": CHECKOUT / "packages" / "forecasting",
+    "heed-medical": CHECKOUT / "packages" / "medical",
 }
 
 

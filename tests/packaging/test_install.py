@@ -22,8 +22,9 @@ SOURCES = {
     "heed-runtime": ["shared_runtime"],
     "heed-finance": ["domains/finance"],
     "heed-forecasting": ["domains/forecasting"],
+    "heed-medical": ["domains/medical"],
 }
-PACKAGES = ["heed-core", "heed-runtime", "heed-finance", "heed-forecasting"]
+PACKAGES = ["heed-core", "heed-runtime", "heed-finance", "heed-forecasting", "heed-medical"]
 
 SECOND_DOMAIN = {
     "pyproject.toml": """\
@@ -111,6 +112,7 @@ def test_what_goes_to_an_index_names_siblings_by_version(built, name):
         "heed-runtime": {"heed-core==0.1.0"},
         "heed-finance": {"heed-core==0.1.0", "heed-runtime==0.1.0"},
         "heed-forecasting": {"heed-core==0.1.0", "heed-runtime==0.1.0"},
+        "heed-medical": {"heed-core==0.1.0", "heed-runtime==0.1.0"},
     }
     assert siblings == expected[name]
 
@@ -144,7 +146,7 @@ def test_one_domain_alone_runs_anywhere(built, environment):
     assert [path for path in (env.elsewhere / "series").rglob("*") if path.stat().st_size]
 
 
-@pytest.mark.parametrize("domain", ["finance", "forecasting"])
+@pytest.mark.parametrize("domain", ["finance", "forecasting", "medical"])
 def test_a_folder_of_the_checkout_installs_with_its_siblings(environment, domain):
     env = environment(*PACKAGES, extra=["hatchling"])
     env.install(CHECKOUT / "packages" / domain)
