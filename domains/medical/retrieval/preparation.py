@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import nibabel
 import numpy as np
 
 from domains.medical.data.case import Case, DataSet, Scan
 from domains.medical.data.config import DataConfig
+from domains.medical.data.splits import Parts
 from domains.medical.retrieval.data import RetrievalImages, resized, resized_mask
 from shared_runtime.domain import Prepared
 from shared_runtime.errors import DataError
@@ -22,28 +23,9 @@ ReadScan = Callable[[Case], Scan]
 ReadLabel = Callable[[Case], np.ndarray]
 
 
-class CaseParts(Protocol):
-    """The cases of each part."""
-
-    @property
-    def train(self) -> tuple[Case, ...]:
-        """Cases to train on."""
-        ...
-
-    @property
-    def val(self) -> tuple[Case, ...]:
-        """Cases that select epochs."""
-        ...
-
-    @property
-    def test(self) -> tuple[Case, ...]:
-        """Cases to score."""
-        ...
-
-
 def prepare(
     data_set: DataSet,
-    parts: CaseParts,
+    parts: Parts,
     config: DataConfig,
     preprocessing: Mapping[str, Any] | None = None,
     *,

@@ -21,7 +21,7 @@ from domains.medical.retrieval.figures import (
     neighbour_figure,
 )
 from domains.medical.retrieval.inference import Gallery, embed
-from domains.medical.retrieval.preparation import image_array, normalised, orientation, prepare
+from domains.medical.retrieval.preparation import image_array, normalised, orientation
 from domains.medical.retrieval.scoring import mean_over_patients, ranked, scores
 from domains.medical.retrieval.task import RetrievalTask
 from domains.medical.retrieval.weak import dice, weak_masks
@@ -29,8 +29,6 @@ from shared_runtime.domain import Evaluation, Figure, LoadedModel, Prepared
 from shared_runtime.errors import DataError
 from shared_runtime.task import Task
 from shared_runtime.training_config import TrainingConfig
-
-__all__ = ["prepare"]
 
 NEAREST = 5
 """Training cases that are shown for an image, and vote on its class."""
