@@ -44,7 +44,9 @@ def make_task(model: nn.Module, prepared: Prepared, training: TrainingConfig) ->
     assert isinstance(model, DynamicSubspaceLearners)
     train, val = _part(prepared, "train"), _part(prepared, "val")
     apart = set(train.patients).isdisjoint(val.patients)
-    gallery = np.linspace(0, len(train) - 1, min(len(train), LOOKED_UP) * apart).astype(int)
+    gallery = (
+        np.linspace(0, len(train) - 1, min(len(train), LOOKED_UP) * apart).astype(int).tolist()
+    )
     return RetrievalTask(model, training, train.plain(), gallery=gallery)
 
 
