@@ -190,6 +190,8 @@ def typed(kind: Any, setting: Setting) -> Any:
 def _wrong(kind: Any, setting: Setting, error: ValidationError) -> UsageError:
     expected = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
     detail = error.errors(include_url=False)[0]["msg"]
+    if typing.get_origin(kind) in (tuple, list) and not isinstance(setting.value, list):
+        detail = f"write a list in brackets, such as [{setting.value}]"
     return UsageError(
         f"{setting.source}: {setting.dotted}: expected {expected}, got {setting.value!r} ({detail})"
     )

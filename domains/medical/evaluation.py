@@ -34,7 +34,7 @@ from domains.medical.scoring import counts, summarise, table
 from shared_runtime.domain import Evaluation, LoadedModel, Prepared
 from shared_runtime.errors import DataError
 
-SHOWN = ("dice", "iou", "hd95", "assd", "nsd", "volume_error")
+SHOWN = ("dice", "iou", "hd95", "assd", "nsd", "volume_error", "ece", "uncertainty_auroc")
 MOST_TRAINING_CASES = 100
 """Training cases that baselines are fitted on, spread evenly over the part."""
 
@@ -93,14 +93,15 @@ def evaluate(
     figures += [error_figure(views["worst"])] if "worst" in views else []
     figures += [dice_figure(rows), volume_figure(rows)]
     figures += [calibration_figure(pooled_reliability(reliability))] if reliability else []
+    metrics = summarise(rows, part.patients, seed=seed)
     return Evaluation(
-        metrics=summarise(rows, part.patients, seed=seed),
+        metrics=metrics,
         n_scored=len(part.cases),
         predictions=table(rows, part.patients),
         figures=figures,
         tables={"Cases of each label": counts(rows)},
         text=EMPTY_LABELS,
-        shown=SHOWN,
+        shown=[name for name in SHOWN if name in metrics],
     )
 
 

@@ -19,6 +19,8 @@ from shared_runtime.run_folder import RunFolder
 from shared_runtime.runs import OpenedRun, open_run
 
 TABLES = (".csv", ".parquet")
+PREDICTIONS = ".predictions.csv"
+"""Ending of the table beside the files of an item."""
 
 
 def predict(
@@ -88,7 +90,7 @@ def predict_folder(
         out,
         work,
         made_with=_made_with(opened),
-        suffix=".predictions.csv",
+        suffix=PREDICTIONS,
         overwrite=overwrite,
     )
 
@@ -135,7 +137,7 @@ def command(domain: Domain, values: Mapping[str, Any]) -> None:
     if out is None:
         prediction.table.to_csv(sys.stdout, index=False)
         return
-    for path in _write(out, prediction):
+    for path in _write(out, prediction, data):
         print(path)
 
 
@@ -149,7 +151,7 @@ def _check_out(domain: Domain, out: Path | None) -> None:
     raise UsageError(f"--out {out}: expected a file that ends in one of {expected}{folder}")
 
 
-def _write(out: Path, prediction: Prediction) -> list[Path]:
+def _write(out: Path, prediction: Prediction, source: Path) -> list[Path]:
     """Write a table, the main file, or everything into a folder, as `out` ends."""
     if out.suffix in TABLES:
         return [RunFolder(out.parent).write_frame(out.name, prediction.table)]
@@ -162,7 +164,8 @@ def _write(out: Path, prediction: Prediction) -> list[Path]:
         write_files(out.parent, renamed)
         return [out]
     write_files(out, prediction)
-    return [out / name for name in prediction.files]
+    table = RunFolder(out).write_frame(source.name + PREDICTIONS, prediction.table)
+    return [*(out / name for name in prediction.files), table]
 
 
 def _open(

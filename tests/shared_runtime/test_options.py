@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from shared_runtime.building import build
 from shared_runtime.errors import HeedError, UsageError
 from shared_runtime.options import RunConfig, find_mechanism, find_model, resolve
-from shared_runtime.settings import unknown
+from shared_runtime.settings import Setting, typed, unknown
 from tests.shared_runtime.toy_domain import domain as toy
 
 DATA = {"data.path": Path("rows.csv")}
@@ -101,6 +102,14 @@ def test_mistakes_are_one_clear_line(sets: list[str], message: str) -> None:
         config(*sets)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_without_brackets_is_told_to_have_them() -> None:
+    setting = Setting("data", "patch_size", "32,32,32", "--set data.patch_size=32,32,32")
+    with pytest.raises(UsageError, match=r"write a list in brackets, such as \[32,32,32\]"):
+        typed(tuple[int, ...], setting)
+    with pytest.raises(UsageError, match="valid integer"):
+        typed(tuple[int, ...], replace(setting, value=["a"]))
 
 
 def test_missing_data_says_which_flag() -> None:

@@ -21,6 +21,7 @@ from shared_runtime.runs import open_run, prepare_again
 from shared_runtime.verbs import export as export_verb
 from shared_runtime.verbs.evaluate import evaluate
 from shared_runtime.verbs.export import export
+from shared_runtime.verbs.predict import command as predict_command
 from shared_runtime.verbs.predict import predict, predict_folder
 from shared_runtime.verbs.train import train
 from tests.shared_runtime.toy_domain import domain as toy
@@ -174,6 +175,18 @@ def test_predicted_files_are_written_beside_the_table(
     again = predict_folder(toy, run, inputs, out, sets=["data.factor=2"])
     assert (again.done, again.skipped) == (1, 0), "another setting is another prediction"
     assert float((out / "rows.mean").read_text()) == pytest.approx(2 * once, abs=1e-5)
+
+
+def test_one_item_has_its_table_beside_its_files_too(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    given = {"run": run, "data": data, "out": out, "device": None, "flags": {}, "set": []}
+    predict_command(toy, given)
+    files = [out / "rows.mean", out / "rows.csv.predictions.csv"]
+    assert capsys.readouterr().out.split() == [str(file) for file in files]
+    assert sorted(out.iterdir()) == sorted(files)
+    assert len(pd.read_csv(files[1])) == len(predict(toy, run, data).table)
 
 
 def test_two_items_never_write_the_same_file(run: Path, data: Path, tmp_path: Path) -> None:

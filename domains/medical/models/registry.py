@@ -24,7 +24,10 @@ _RETRIEVAL = {
     "learning_rate": 2e-3,
     "optimizer": "adamw",
     "schedule": "cosine",
+    "select": "last",
+    "patience": 0,
 }
+"""The last epoch is kept: the learners are merged late, and few images validate."""
 _WEIGHTS = ("weights",)
 """Arguments that only a new model needs."""
 

@@ -32,13 +32,20 @@ from shared_runtime.training_config import TrainingConfig
 
 NEAREST = 5
 """Training cases that are shown for an image, and vote on its class."""
+LOOKED_UP = 512
+"""Training images at most, evenly spaced, that validation images are looked up in each epoch."""
 SHOWN = ("nmi", "recall_1", "recall_4", "weak_dice")
 
 
 def make_task(model: nn.Module, prepared: Prepared, training: TrainingConfig) -> Task:
     """Return the Lightning module that trains `model`."""
     assert isinstance(model, DynamicSubspaceLearners)
-    return RetrievalTask(model, training, _part(prepared, "train").plain())
+    train, val = _part(prepared, "train"), _part(prepared, "val")
+    apart = set(train.patients).isdisjoint(val.patients)
+    gallery = (
+        np.linspace(0, len(train) - 1, min(len(train), LOOKED_UP) * apart).astype(int).tolist()
+    )
+    return RetrievalTask(model, training, train.plain(), gallery=gallery)
 
 
 def calibrate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,11 @@ _LEAST_RISE = 0.005
 class RetrievalTask(Task):
     """Train with the margin loss, add learners when validation stalls, and merge them at the end.
 
-    `val_loss` is one minus the mean average precision of retrieval among the validation images,
-    which compares epochs with any number of learners, plus a hundredth of `neighbour_loss`, which
-    decides between epochs that rank them alike; 1 where no two of them are of one class.
+    `val_loss` is one minus the mean average precision of the validation images as queries among
+    each other and the training images of `gallery`, which compares epochs with any number of
+    learners, plus a hundredth of `neighbour_loss`, which decides between epochs that rank them
+    alike; 1 where no query has another image of its class. Without the training images, a few
+    validation images, often of one class, would be found perfectly by any weights.
 
     A learner is added when `val_loss` has not fallen by 0.005 for the model's `grow_after` epochs,
     and then not again before it has fallen. Every `recluster_every` epochs, and when a learner is
@@ -36,6 +39,7 @@ class RetrievalTask(Task):
         model: what is trained.
         training: training settings.
         images: training images as they are, without augmentation, to be divided.
+        gallery: which of `images` the validation images are looked up in, too.
         batch_size: images at once where they are.
     """
 
@@ -50,10 +54,12 @@ class RetrievalTask(Task):
         training: TrainingConfig,
         images: Batches,
         *,
+        gallery: Sequence[int] = (),
         batch_size: int = 64,
     ) -> None:
         super().__init__(model, training)
         self.images, self.images_at_once = images, batch_size
+        self.gallery = np.asarray(gallery, dtype=np.int64)
         values = model.embed.out_features
         self.register_buffer("importance", torch.zeros(values, dtype=torch.float64))
         self.register_buffer("best", torch.full((), -torch.inf, dtype=torch.float64))
@@ -87,10 +93,15 @@ class RetrievalTask(Task):
         self._seen = []
 
     def on_validation_epoch_end(self) -> None:
-        """Score retrieval among the validation images; under several processes, within each."""
-        embedding, target = (torch.cat(parts).numpy() for parts in zip(*self._seen, strict=True))
+        """Score retrieval of the validation images; under several processes, of each."""
+        queries = sum(len(target) for _, target in self._seen)
+        seen = self._seen + [
+            (self._model(image).detach().float().cpu(), target)
+            for image, target in self._plain(self.gallery)
+        ]
+        embedding, target = (torch.cat(parts).numpy() for parts in zip(*seen, strict=True))
         loss = 1 - average_precision(embedding, target) + _TIE * neighbour_loss(embedding, target)
-        loss = loss[np.isfinite(loss)]
+        loss = loss[:queries][np.isfinite(loss[:queries])]
         count = max(1, len(loss))
         total = loss.sum() if len(loss) else 1.0
         self._sums["val"] = self._zero() + torch.tensor(
@@ -119,6 +130,12 @@ class RetrievalTask(Task):
     def _model(self) -> DynamicSubspaceLearners:
         assert isinstance(self.model, DynamicSubspaceLearners)
         return self.model
+
+    def _plain(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the images of `rows` and their classes, some at a time."""
+        for first in range(0, len(rows), self.images_at_once):
+            batch = self.images.batch(rows[first : first + self.images_at_once])
+            yield batch["image"].to(self.device), batch["target"]
 
     def _note(self, values: Tensor, gradient: Tensor) -> None:
         self.importance += (values.double() * gradient.double()).sum(0)
@@ -151,9 +168,7 @@ class RetrievalTask(Task):
         model, parts, before = self._model, [], []
         was = model.training
         model.eval()
-        for first in range(0, len(self.images), self.images_at_once):
-            rows = np.arange(first, min(first + self.images_at_once, len(self.images)))
-            image = self.images.batch(rows)["image"].to(self.device)
+        for image, _ in self._plain(np.arange(len(self.images))):
             features = model.outputs(image).features.float()
             parts.append(features.cpu().numpy())
             before.append(model.groups(features).cpu().numpy())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from domains.medical.models.dynamic_subspace_learners import DynamicSubspaceLearners
 from domains.medical.retrieval.data import RetrievalImages
+from domains.medical.retrieval.runs import make_task
 from domains.medical.retrieval.task import RetrievalTask
 from shared_runtime.domain import Prepared
 from shared_runtime.run_folder import RunFolder
@@ -109,6 +110,47 @@ def test_resumed_equals_uninterrupted(
         assert rows(result) == rows(expected), cut
         again = task.model.state_dict()
         assert all(torch.equal(weights[name], again[name]) for name in weights), cut
+
+
+def one_class(source: Failing) -> Failing:
+    kept = np.flatnonzero(source.target == 0)
+    names = [source.ids[n] for n in kept]
+    return Failing(source.images[kept], source.target[kept], names, names)
+
+
+def test_validation_images_of_one_class_are_told_from_the_training_images(tmp_path: Path) -> None:
+    prepared = dataclasses.replace(data(), val=one_class(images(12, 2)))
+    training = TrainingConfig(
+        epochs=1, batch_size=36, learning_rate=1e-6, select="last", patience=0
+    )
+    alone, _ = train(tmp_path / "alone", training, prepared)
+    assert alone.history[0]["val_loss"] == 0
+
+    task = make_task(model(), prepared, training)
+    assert isinstance(task, RetrievalTask)
+    cpu = torch.device("cpu")
+    result = fit(task, prepared, training, RunFolder(tmp_path / "all"), seed=3, device=cpu)
+    embedded, target = [], []
+    for part in (prepared.val, prepared.train.plain()):  # type: ignore[attr-defined]
+        batch = part.batch(np.arange(len(part)))
+        embedded.append(task.model.eval()(batch["image"]).detach().numpy())
+        target.append(batch["target"].numpy())
+    points, classes = np.concatenate(embedded), np.concatenate(target)
+    precisions = []
+    for query in range(4):
+        order = np.argsort(np.linalg.norm(points - points[query], axis=1))
+        same = classes[order[order != query]] == classes[query]
+        precisions.append((same.cumsum() / np.arange(1, len(same) + 1))[same].mean())
+    expected = 1 - np.mean(precisions)
+    assert expected > 0.1
+    assert result.history[0]["val_loss"] == pytest.approx(expected, abs=0.02)
+
+
+def test_training_images_that_validate_are_not_looked_up_among_themselves() -> None:
+    prepared = dataclasses.replace(data(), val=images(36, 1))
+    task = make_task(model(), prepared, TrainingConfig())
+    assert isinstance(task, RetrievalTask)
+    assert len(task.gallery) == 0
 
 
 def test_learners_grow_from_one_and_are_merged_at_the_end(tmp_path: Path) -> None:
