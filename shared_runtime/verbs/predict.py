@@ -61,8 +61,11 @@ def predict_folder(
 ) -> BatchResult:
     """Predict for every item of a folder; see :func:`shared_runtime.batch.run_batch`.
 
+    What is written for an item in a folder further down lies in a folder of the same name in
+    `out`.
+
     Raises:
-        UsageError: `out` is the input folder or a file.
+        UsageError: `out` is the input folder or a file, or a setting does not fit the model.
         DataError: No item matches `pattern`.
     """
     if out.resolve() == data.resolve() or out.is_file():
@@ -74,7 +77,9 @@ def predict_folder(
     written: dict[str, Path] = {}
 
     def work(path: Path, name: str) -> list[str]:
-        prediction = _predict(opened, path)
+        found, above = _predict(opened, path), Path(name).parent
+        files = {(above / file).as_posix(): write for file, write in found.files.items()}
+        prediction = Prediction(found.table, files)
         for file in prediction.files:
             other = written.setdefault(file, path)
             if other != path:
@@ -89,6 +94,7 @@ def predict_folder(
         work,
         made_with=_made_with(opened),
         suffix=".predictions.csv",
+        root=data,
         overwrite=overwrite,
     )
 
