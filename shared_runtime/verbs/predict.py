@@ -19,6 +19,8 @@ from shared_runtime.run_folder import RunFolder
 from shared_runtime.runs import OpenedRun, open_run
 
 TABLES = (".csv", ".parquet")
+SUFFIX = ".predictions.csv"
+"""Added to an item's name to name its table in a folder of predictions."""
 
 
 def predict(
@@ -93,7 +95,7 @@ def predict_folder(
         out,
         work,
         made_with=_made_with(opened),
-        suffix=".predictions.csv",
+        suffix=SUFFIX,
         root=data,
         overwrite=overwrite,
     )
@@ -141,7 +143,7 @@ def command(domain: Domain, values: Mapping[str, Any]) -> None:
     if out is None:
         prediction.table.to_csv(sys.stdout, index=False)
         return
-    for path in _write(out, prediction):
+    for path in _write(out, prediction, f"{data.resolve().name}{SUFFIX}"):
         print(path)
 
 
@@ -155,7 +157,7 @@ def _check_out(domain: Domain, out: Path | None) -> None:
     raise UsageError(f"--out {out}: expected a file that ends in one of {expected}{folder}")
 
 
-def _write(out: Path, prediction: Prediction) -> list[Path]:
+def _write(out: Path, prediction: Prediction, table: str) -> list[Path]:
     """Write a table, the main file, or everything into a folder, as `out` ends."""
     if out.suffix in TABLES:
         return [RunFolder(out.parent).write_frame(out.name, prediction.table)]
@@ -168,7 +170,8 @@ def _write(out: Path, prediction: Prediction) -> list[Path]:
         write_files(out.parent, renamed)
         return [out]
     write_files(out, prediction)
-    return [out / name for name in prediction.files]
+    RunFolder(out).write_frame(table, prediction.table)
+    return [out / name for name in (*prediction.files, table)]
 
 
 def _open(

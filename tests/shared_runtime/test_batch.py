@@ -156,6 +156,6 @@ def test_a_wrong_setting_is_no_failure_of_a_file(inputs: list[Path], tmp_path: P
     def work(path: Path, name: str) -> list[str]:
         raise UsageError("data.mirror: wrong")
 
-    with pytest.raises(UsageError, match="data.mirror"):
+    with pytest.raises(UsageError, match=r"data\.mirror"):
         run_batch(inputs, tmp_path / "out", work, made_with="m", suffix=".txt")
     assert not list((tmp_path / "out").glob("*.json"))

@@ -54,6 +54,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
+def grid_of(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    image = cast(nib.Nifti1Image, nib.load(path))
+    return image.shape, image.affine
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-700])
 
@@ -107,8 +112,8 @@ def test_five_bad_scans_of_two_hundred(
         assert what in listed[name] and str(folder) in listed[name] and "\n" not in listed[name]
     masks = sorted(out.glob("*.nii.gz"))
     assert len(masks) == 195 == len(list(out.glob("*.predictions.csv")))
-    first = nib.load(masks[0])
-    assert first.shape == (SIDE,) * 3 and np.allclose(first.affine, oblique((1.0, 1.0, 1.0)))
+    shape, affine = grid_of(masks[0])
+    assert shape == (SIDE,) * 3 and np.allclose(affine, oblique((1.0, 1.0, 1.0)))
 
     save(folder / "s120.nii.gz", scan(120), oblique((1.0, 1.0, 1.0)))
     masks[0].unlink()
@@ -127,7 +132,7 @@ def test_series_of_the_same_name_stay_apart(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks"
     assert predict_folder(DOMAIN, run, tmp_path / "export", out) == BatchResult(2, 0, {})
     for above in ("patient_1", "patient_2"):
-        assert nib.load(out / above / "CT.nii.gz").shape == (11, 10, 12)
+        assert grid_of(out / above / "CT.nii.gz")[0] == (11, 10, 12)
         assert (out / above / "CT.predictions.csv").exists()
     assert predict_folder(DOMAIN, run, tmp_path / "export", out) == BatchResult(0, 2, {})
     shutil.rmtree(tmp_path / "export" / "patient_2")
