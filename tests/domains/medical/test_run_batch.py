@@ -18,7 +18,9 @@ from domains.medical import domain
 from shared_runtime.batch import BatchResult
 from shared_runtime.cli import main
 from shared_runtime.domain import Domain
+from shared_runtime.errors import DataError
 from shared_runtime.options import resolve
+from shared_runtime.verbs.evaluate import evaluate
 from shared_runtime.verbs.predict import predict_folder
 from shared_runtime.verbs.train import train
 from tests.domains.medical.made_scans import declare, oblique, save, series, stored
@@ -139,3 +141,14 @@ def test_series_of_the_same_name_stay_apart(run: Path, tmp_path: Path) -> None:
     one = tmp_path / "export" / "patient_1" / "CT"
     assert predict_folder(DOMAIN, run, one, tmp_path / "one") == BatchResult(1, 0, {})
     assert (tmp_path / "one" / "CT.nii.gz").exists()
+
+
+def test_a_few_strangers_are_scored_whole(run: Path, tmp_path: Path) -> None:
+    declare(tmp_path, cases=1, labels={"background": 0, "bright": 1})
+    save(tmp_path / "imagesTr" / "other_0000.nii.gz", scan(50), np.eye(4))
+    save(tmp_path / "labelsTr" / "other.nii.gz", (scan(50) > 200) + 0, np.eye(4))
+    assert evaluate(DOMAIN, run, data=tmp_path)["n_scored"] == 1
+    again = resolve(DOMAIN, flags={"data.path": tmp_path}, sets=list(SETTINGS))
+    with pytest.raises(DataError, match="1 patient for 2 folds; name a test part"):
+        train(DOMAIN, again, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
