@@ -97,8 +97,8 @@ class AttentionChoice:
         if is_ordered(catalogue()[self.name]):
             able = [name for name, spec in _attention_specs().items() if not is_ordered(spec)]
             raise UnsupportedError(
-                f"{self.model} cannot use attention {self.name!r} here: its tokens are variables, "
-                f"which have no order, and {self.name!r} is always causal; "
+                f"{self.model} cannot use attention {self.name!r} here: its tokens have no order, "
+                f"as voxels or variables, and {self.name!r} is always causal; "
                 f"choose one of {', '.join(able)}"
             )
 

@@ -56,6 +56,7 @@ def run_batch(
     *,
     made_with: str,
     suffix: str,
+    root: Path | None = None,
     overwrite: bool = False,
 ) -> BatchResult:
     """Call `work(input, output name)` for each file that is not done yet.
@@ -65,15 +66,18 @@ def run_batch(
     killed continues where it stopped.
 
     Args:
-        inputs: Input files, or folders that are one item each, with distinct names.
+        inputs: Input files, or folders that are one item each.
         out: Folder of the outputs, `manifest.json` and `failures.csv`.
         work: Writes `out / name` whole or raises; returns the names of further files it wrote.
         made_with: What the outputs depend on besides their input, such as a model's hash.
         suffix: Added to an input's name to name its output.
+        root: The folder that inputs lie below: they are named by their path in it, so that equal
+            names in several folders stay apart. None: all have distinct names of their own.
         overwrite: Do the work again for files that are done.
 
     Raises:
-        UsageError: `out` holds a manifest that is not one of a batch.
+        UsageError: `out` holds a manifest that is not one of a batch, or `work` raised it: a
+            setting is wrong, and would be for every file.
     """
     folder = RunFolder(out)
     items = {} if overwrite else _finished(out, made_with)
@@ -81,22 +85,30 @@ def run_batch(
     written = time.monotonic()
     try:
         for number, path in enumerate(inputs, start=1):
-            name = f"{path.name}{suffix}"
-            digest, before = _digest(path), items.get(path.name)
+            item = _named(path, root)
+            name = f"{item}{suffix}"
+            digest, before = _digest(path), items.get(item)
             if before and before.sha256 == digest and _all_there(out, name, before):
                 skipped += 1
                 continue
-            items[path.name] = _attempt(path, name, digest, work)
-            done += items[path.name].status == "done"
-            _log.info("%d of %d: %s %s", number, len(inputs), path.name, items[path.name].status)
+            items[item] = _attempt(path, name, digest, work)
+            done += items[item].status == "done"
+            _log.info("%d of %d: %s %s", number, len(inputs), item, items[item].status)
             if time.monotonic() - written > SECONDS_BETWEEN_MANIFESTS:
                 _write(folder, items, made_with)
                 written = time.monotonic()
     finally:
-        _write(folder, items, made_with)
+        if items:
+            _write(folder, items, made_with)
     failures = {name: item.error for name, item in items.items() if item.error is not None}
     folder.write_text(FAILURES, _csv(failures))
     return BatchResult(done, skipped, failures)
+
+
+def _named(path: Path, root: Path | None) -> str:
+    if path == root:
+        return path.resolve().name
+    return path.relative_to(root).as_posix() if root else path.name
 
 
 def _all_there(out: Path, name: str, item: Item) -> bool:
@@ -108,6 +120,8 @@ def _attempt(
 ) -> Item:
     try:
         files = work(path, name)
+    except UsageError:
+        raise
     except HeedError as error:
         return Item("failed", digest, None, _line(str(error)))
     except Exception as error:

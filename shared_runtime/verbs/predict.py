@@ -19,8 +19,8 @@ from shared_runtime.run_folder import RunFolder
 from shared_runtime.runs import OpenedRun, open_run
 
 TABLES = (".csv", ".parquet")
-PREDICTIONS = ".predictions.csv"
-"""Ending of the table beside the files of an item."""
+SUFFIX = ".predictions.csv"
+"""Added to an item's name to name its table in a folder of predictions."""
 
 
 def predict(
@@ -63,8 +63,11 @@ def predict_folder(
 ) -> BatchResult:
     """Predict for every item of a folder; see :func:`shared_runtime.batch.run_batch`.
 
+    What is written for an item in a folder further down lies in a folder of the same name in
+    `out`.
+
     Raises:
-        UsageError: `out` is the input folder or a file.
+        UsageError: `out` is the input folder or a file, or a setting does not fit the model.
         DataError: No item matches `pattern`.
     """
     if out.resolve() == data.resolve() or out.is_file():
@@ -76,7 +79,9 @@ def predict_folder(
     written: dict[str, Path] = {}
 
     def work(path: Path, name: str) -> list[str]:
-        prediction = _predict(opened, path)
+        found, above = _predict(opened, path), Path(name).parent
+        files = {(above / file).as_posix(): write for file, write in found.files.items()}
+        prediction = Prediction(found.table, files)
         for file in prediction.files:
             other = written.setdefault(file, path)
             if other != path:
@@ -90,7 +95,8 @@ def predict_folder(
         out,
         work,
         made_with=_made_with(opened),
-        suffix=PREDICTIONS,
+        suffix=SUFFIX,
+        root=data,
         overwrite=overwrite,
     )
 
@@ -137,7 +143,7 @@ def command(domain: Domain, values: Mapping[str, Any]) -> None:
     if out is None:
         prediction.table.to_csv(sys.stdout, index=False)
         return
-    for path in _write(out, prediction, data):
+    for path in _write(out, prediction, f"{data.resolve().name}{SUFFIX}"):
         print(path)
 
 
@@ -151,7 +157,7 @@ def _check_out(domain: Domain, out: Path | None) -> None:
     raise UsageError(f"--out {out}: expected a file that ends in one of {expected}{folder}")
 
 
-def _write(out: Path, prediction: Prediction, source: Path) -> list[Path]:
+def _write(out: Path, prediction: Prediction, table: str) -> list[Path]:
     """Write a table, the main file, or everything into a folder, as `out` ends."""
     if out.suffix in TABLES:
         return [RunFolder(out.parent).write_frame(out.name, prediction.table)]
@@ -164,8 +170,8 @@ def _write(out: Path, prediction: Prediction, source: Path) -> list[Path]:
         write_files(out.parent, renamed)
         return [out]
     write_files(out, prediction)
-    table = RunFolder(out).write_frame(source.name + PREDICTIONS, prediction.table)
-    return [*(out / name for name in prediction.files), table]
+    RunFolder(out).write_frame(table, prediction.table)
+    return [out / name for name in (*prediction.files, table)]
 
 
 def _open(

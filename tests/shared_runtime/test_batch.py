@@ -129,3 +129,33 @@ def test_a_manifest_that_is_none_is_refused(text: str, inputs: list[Path], tmp_p
     with pytest.raises(UsageError, match="is no manifest of a batch"):
         go(inputs, Work(out))
     assert (out / "manifest.json").read_text() == text
+
+
+def test_equal_names_in_several_folders_stay_apart(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    inputs = [tmp_path / "in" / above / "CT" for above in ("p1", "p2")]
+    for path in inputs:
+        path.mkdir(parents=True)
+        (path / "slice").write_text(str(path))
+
+    def work(path: Path, name: str) -> list[str]:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(path.parent.name)
+        return []
+
+    def again() -> BatchResult:
+        root = tmp_path / "in"
+        return run_batch(inputs, out, work, made_with="m", suffix=".txt", root=root)
+
+    assert again() == BatchResult(2, 0, {})
+    assert [(out / above / "CT.txt").read_text() for above in ("p1", "p2")] == ["p1", "p2"]
+    assert again() == BatchResult(0, 2, {})
+
+
+def test_a_wrong_setting_is_no_failure_of_a_file(inputs: list[Path], tmp_path: Path) -> None:
+    def work(path: Path, name: str) -> list[str]:
+        raise UsageError("data.mirror: wrong")
+
+    with pytest.raises(UsageError, match=r"data\.mirror"):
+        run_batch(inputs, tmp_path / "out", work, made_with="m", suffix=".txt")
+    assert not list((tmp_path / "out").glob("*.json"))

@@ -27,7 +27,8 @@ def check(config: DataConfig) -> list[Problem]:
     missing, damaged or do not fit each other, voxels that are not finite, undeclared label values,
     patients or copies of an image in several parts. Warnings are what may be meant: labels
     without foreground, classes that no case has, intensities that are no Hounsfield units where CT
-    is declared, constant images, an outlying spacing, `qform` and `sform` that differ.
+    is declared, constant images, an outlying spacing, `qform` and `sform` that differ, and
+    patients too few for the parts of a training run: a trained model can be scored on them.
     """
     try:
         data_set, problems = read_data_set(config)
@@ -107,7 +108,7 @@ def _check_parts(config: DataConfig, data_set: DataSet, found: Found) -> None:
             split(data_set, config, seed=0)
         except DataError as error:
             what, _, remedy = str(error).partition("; ")
-            found.error(config.path, what, remedy)
+            found.warning(config.path, f"cannot be trained on: {what}", remedy)
 
 
 def _unforeseen(config: DataConfig, error: Exception) -> Problem:

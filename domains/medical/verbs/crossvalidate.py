@@ -153,7 +153,10 @@ def _train(domain: Domain, config: RunConfig, folder: Path, progress: bool) -> E
     _log.info("%s of %d", folder.name, config.data.folds)
     try:
         train(domain, config, folder, resume=True, progress=progress)
-    except (Interrupted, UsageError):
+    except Interrupted as error:
+        message = f"interrupted in {folder.name}; the same command continues from there"
+        raise Interrupted(message) from error
+    except UsageError:
         raise
     except Exception as error:
         _log.warning("%s failed: %s", folder.name, _line(error))

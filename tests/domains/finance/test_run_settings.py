@@ -125,7 +125,7 @@ def test_swaps(snapshots: Path, model: str, attention: str | None, sets: list[st
     [
         ("TLOB", "nonsense", [], "unknown attention mechanism 'nonsense'"),
         ("StreamingLOB", "softmax", [], "choose one of scan, linear, window"),
-        ("TLOB", None, ["model.feature_attention=scan"], "its tokens are variables"),
+        ("TLOB", None, ["model.feature_attention=scan"], "its tokens have no order"),
         ("TLOB", "window", ["attention.size=4"], "valid: attention.left, attention.right"),
         ("TLOB", None, ["model.num_heads=3"], "TLOB: num_heads 3 does not divide"),
         (

@@ -98,12 +98,12 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> CrossValid
 
     def stopped(domain: Domain, config: RunConfig, folder: Path, **how: Any) -> Any:
         if config.data.fold == 1:
-            raise Interrupted("interrupted")
+            raise Interrupted("interrupted; the same command with --resume continues from there")
         return train(domain, config, folder, **how)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verb, "train", stopped)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Interrupted, match="in fold-1; the same command continues from there"):
             run(data, out)
     assert not (out / "fold-1").exists() and not (out / "summary.json").exists()
     before = (out / "fold-0" / "model.safetensors").stat().st_mtime_ns
