@@ -63,8 +63,8 @@ def predict_folder(
 ) -> BatchResult:
     """Predict for every item of a folder; see :func:`shared_runtime.batch.run_batch`.
 
-    What is written for an item in a folder further down lies in a folder of the same name in
-    `out`.
+    Where items lie in several folders, what is written for one lies in folders of the same names
+    in `out`.
 
     Raises:
         UsageError: `out` is the input folder or a file, or a setting does not fit the model.
@@ -77,6 +77,7 @@ def predict_folder(
         raise DataError(f"{data}: nothing in it to predict for matches {pattern}; see --pattern")
     opened = _open(domain, run, device=device, flags=flags or {}, sets=sets)
     written: dict[str, Path] = {}
+    parents = {path.parent for path in inputs}
 
     def work(path: Path, name: str) -> list[str]:
         found, above = _predict(opened, path), Path(name).parent
@@ -96,7 +97,7 @@ def predict_folder(
         work,
         made_with=_made_with(opened),
         suffix=SUFFIX,
-        root=data,
+        root=parents.pop() if len(parents) == 1 else data,
         overwrite=overwrite,
     )
 
