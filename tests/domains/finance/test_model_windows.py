@@ -184,7 +184,7 @@ def test_feature_attention_follows_or_is_named_but_has_no_order():
     model = build("TLOB", attention="window", feature_attention_options=options)
     lefts = [layer.attention.mechanism.options["left"] for layer in model.layers[:2]]
     assert lefts == [64, 3]
-    with pytest.raises(UnsupportedError, match="have no order, .* and 'scan' is always causal"):
+    with pytest.raises(UnsupportedError, match=r"have no order, .* and 'scan' is always causal"):
         build("TLOB", feature_attention="scan")
 
 
