@@ -54,8 +54,10 @@ class AttSwinUNet(nn.Module):
         attention: mechanism within the windows; None is `swin_window`.
         attention_options: its options.
         embed_dim: channels of the first stage; None is 96 in 2-D and 48 in 3-D.
-        depths: blocks of each stage, encoder and decoder alike; the last is the bottleneck.
-        num_heads: of each stage.
+        depths: blocks of each stage, encoder and decoder alike; the last is the bottleneck. None
+            is (2, 2, 2, 2) in 2-D, as published, and (2, 2, 2) in 3-D, where a fourth stage has
+            three quarters of the weights and a dozen tokens of a small patch.
+        num_heads: of each stage; None is 3, doubled from stage to stage.
         token_size: pixels of a token along each axis; None is 4 in 2-D and 2 in 3-D.
         window: tokens of a window along each axis; None is 7 in 2-D and 4 in 3-D.
         mlp_ratio: hidden width of the blocks' networks over their channels.
@@ -84,8 +86,8 @@ class AttSwinUNet(nn.Module):
         attention: str | None = None,
         attention_options: Mapping[str, Any] | None = None,
         embed_dim: int | None = None,
-        depths: tuple[int, ...] = (2, 2, 2, 2),
-        num_heads: tuple[int, ...] = (3, 6, 12, 24),
+        depths: tuple[int, ...] | None = None,
+        num_heads: tuple[int, ...] | None = None,
         token_size: int | None = None,
         window: int | None = None,
         mlp_ratio: float = 4.0,
@@ -99,6 +101,9 @@ class AttSwinUNet(nn.Module):
         embed_dim = (96 if flat else 48) if embed_dim is None else embed_dim
         token_size = (4 if flat else 2) if token_size is None else token_size
         window = (7 if flat else 4) if window is None else window
+        depths = ((2,) * (4 if flat else 3)) if depths is None else depths
+        if num_heads is None:
+            num_heads = tuple(3 * 2**at for at in range(len(depths)))
         _check(spatial_dims, embed_dim, depths, num_heads, transfer)
         choice = choose_window_attention("AttSwinUNet", attention, attention_options, transfer)
         widths = [embed_dim * 2**at for at in range(len(depths))]

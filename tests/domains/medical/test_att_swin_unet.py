@@ -207,3 +207,11 @@ def test_a_network_by_rows_equals_its_layers_in_turn(monkeypatch, at_once):
         block(x)
     handle.remove()
     assert seen == [1]
+
+
+def test_volumes_have_one_stage_less():
+    sizes = {"channels": 1, "classes": 2, "embed_dim": 12}
+    flat = AttSwinUNet(spatial_dims=2, patch_size=(64, 64), **sizes)
+    volume = AttSwinUNet(spatial_dims=3, patch_size=(32, 48, 32), **sizes)
+    assert (len(flat.encoder), len(volume.encoder)) == (4, 3)
+    assert volume(torch.randn(1, 1, 6, 5, 7)).shape == (1, 2, 6, 5, 7)
