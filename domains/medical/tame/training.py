@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,17 +41,54 @@ class TameConfig:
     """Weights of the loss; the published ones."""
     images: int = 64
     """Images or patches that maps are scored on."""
+    side: int = 0
+    """Longest side, in voxels, of what is trained and scored on, from the middle; 0: all of it."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"tame.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.side != 0 and self.side < 8:
+            raise UsageError(f"tame.side: expected 0 or at least 8, got {self.side}")
         for name in ("learning_rate", "area_power"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"tame.{name}: expected more than 0, got {getattr(self, name)}")
         for name in ("cross_entropy", "area", "variation"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"tame.{name}: expected at least 0, got {getattr(self, name)}")
+
+    @classmethod
+    def of(cls, spatial_dims: int, values: Mapping[str, Any]) -> TameConfig:
+        """Return the settings for images or volumes, of which `values` were chosen."""
+        return replace(VOLUMES if spatial_dims == 3 else cls(), **values)
+
+
+VOLUMES = TameConfig(steps=50, batch_size=4, learning_rate=0.01, images=12, side=24)
+"""What is chosen for volumes: a masked patch of 56 x 48 x 48 voxels costs a hundred images."""
+
+
+class Middle:
+    """Batches of which only the middle of each image is seen.
+
+    Args:
+        batches: with images `[B, C, *size]`.
+        side: the most places along each axis that are kept; 0: all.
+    """
+
+    def __init__(self, batches: Batches, side: int) -> None:
+        self._batches, self._side = batches, side
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._batches)
+
+    def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Return the images alone, cut."""
+        image = self._batches.batch(indices)["image"]
+        for axis in range(2, image.dim()):
+            kept = min(self._side or image.shape[axis], image.shape[axis])
+            image = image.narrow(axis, (image.shape[axis] - kept) // 2, kept)
+        return {"image": image.contiguous()}
 
 
 def train_maps(
