@@ -55,14 +55,16 @@ def explain_images(
 ) -> Explanations:
     """Return maps of the classes that the model sees in images spread over `batches`.
 
-    Every class of an image counts, up to `most` in all. Maps are scaled to 0 to 1. Grad-CAM is of
+    Every class of an image counts, up to `most` in all; where the model sees too few, further
+    images are looked at. Maps are scaled to 0 to 1. Grad-CAM is of
     the coarsest layer that the maps read; random maps have as many independent values as it has
     places.
 
     Raises:
         DataError: the model sees no class in any of the images.
     """
-    rows = np.unique(np.linspace(0, len(batches) - 1, min(most, len(batches))).astype(np.int64))
+    spread = np.unique(np.linspace(0, len(batches) - 1, min(most, len(batches))).astype(np.int64))
+    rows = np.concatenate([spread, np.setdiff1d(np.arange(len(batches)), spread)])
     random = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Tensor]] = {name: [] for name in ("image", "chosen", "seen", *METHODS)}
     found = 0

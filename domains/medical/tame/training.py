@@ -42,7 +42,7 @@ class TameConfig:
     images: int = 64
     """Images or patches that maps are scored on."""
     side: int = 0
-    """Longest side, in voxels, of what is trained and scored on, from the middle; 0: all of it."""
+    """Longest side, in voxels, of the pieces that are trained and scored on; 0: whole images."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "images"):
@@ -67,11 +67,11 @@ VOLUMES = TameConfig(steps=50, batch_size=4, learning_rate=0.01, images=12, side
 """What is chosen for volumes: a masked patch of 56 x 48 x 48 voxels costs a hundred images."""
 
 
-class Middle:
-    """Batches of which only the middle of each image is seen.
+class Pieces:
+    """Batches of pieces: around a labelled place of each image, from the middle where none is.
 
     Args:
-        batches: with images `[B, C, *size]`.
+        batches: with `image` `[B, C, *size]`, and `label` `[B, *size]` where there are labels.
         side: the most places along each axis that are kept; 0: all.
     """
 
@@ -84,11 +84,12 @@ class Middle:
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """Return the images alone, cut."""
-        image = self._batches.batch(indices)["image"]
-        for axis in range(2, image.dim()):
-            kept = min(self._side or image.shape[axis], image.shape[axis])
-            image = image.narrow(axis, (image.shape[axis] - kept) // 2, kept)
-        return {"image": image.contiguous()}
+        batch = self._batches.batch(indices)
+        if not self._side:
+            return {"image": batch["image"]}
+        labels = batch.get("label", batch["image"].new_zeros(len(batch["image"]), 1))
+        pieces = zip(batch["image"], labels, strict=True)
+        return {"image": torch.stack([_piece(image, label, self._side) for image, label in pieces])}
 
 
 def train_maps(
@@ -183,6 +184,15 @@ def loss_terms(
         "area": config.area * (mask + 5e-4).pow(config.area_power).mean(),
         "variation": config.variation * variation,
     }
+
+
+def _piece(image: Tensor, label: Tensor, side: int) -> Tensor:
+    places = label.nonzero()
+    centre = places[len(places) // 2].tolist() if len(places) else [n // 2 for n in image.shape[1:]]
+    for axis, (length, place) in enumerate(zip(image.shape[1:], centre, strict=True), start=1):
+        kept = min(side, length)
+        image = image.narrow(axis, min(max(place - kept // 2, 0), length - kept), kept)
+    return image
 
 
 def _order(count: int, config: TameConfig, seed: int) -> list[np.ndarray]:

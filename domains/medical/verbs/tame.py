@@ -20,7 +20,7 @@ from domains.medical.tame.figures import curves_figure, losses_figure, maps_figu
 from domains.medical.tame.maps import ExplanationMaps
 from domains.medical.tame.scoring import METHODS, explain_images, map_scores
 from domains.medical.tame.settings import tame_settings
-from domains.medical.tame.training import Middle, TameConfig, train_maps
+from domains.medical.tame.training import Pieces, TameConfig, train_maps
 from shared_runtime import charts
 from shared_runtime.artifact import WEIGHTS as MODEL_WEIGHTS
 from shared_runtime.artifact import write_manifest
@@ -77,7 +77,7 @@ def run_tame(
     explained = explained_model(opened.loaded).to(opened.device)
     config = TameConfig.of(opened.loaded.arguments["spatial_dims"], chosen)
     split, scored = scored_images(opened.loaded, prepared)
-    items = Middle(scored, config.side)
+    items = Pieces(scored, config.side)
     first = items.batch(np.arange(1))["image"].to(opened.device)
     layers = find_layers(explained.model, first, config.layers)
     _log.info("reading %s", ", ".join(each.name for each in layers))
@@ -85,7 +85,7 @@ def run_tame(
     maps, history = train_maps(
         explained,
         layers,
-        Middle(prepared.train, config.side),
+        Pieces(prepared.train, config.side),
         config,
         seed=seed,
         device=opened.device,

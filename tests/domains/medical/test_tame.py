@@ -23,7 +23,7 @@ from domains.medical.tame.scoring import (
     top,
 )
 from domains.medical.tame.settings import tame_settings
-from domains.medical.tame.training import Middle, TameConfig, loss_terms, train_maps
+from domains.medical.tame.training import Pieces, TameConfig, loss_terms, train_maps
 from domains.medical.verbs import tame as verb
 from shared_runtime.errors import DataError, HeedError, UsageError
 from shared_runtime.run_folder import RunFolder
@@ -237,7 +237,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_a_map_is_scored_in_few_passes() -> None:
-    """Three shares, four inner places of two curves, and nothing: what all share is not repeated."""
+    """Three shares, four inner places of two curves, and nothing."""
     passes = []
     explained, data = presence(), Squares(4, 0)
     explained.model.register_forward_hook(lambda *_: passes.append(1))
@@ -249,22 +249,32 @@ def test_a_map_is_scored_in_few_passes() -> None:
     assert len(passes) == 12
 
 
-def test_only_the_middle_of_volumes_is_seen() -> None:
+def test_pieces_of_volumes_hold_a_labelled_place() -> None:
     class Volumes:
-        images = torch.arange(2.0 * 10 * 7 * 9).view(2, 1, 10, 7, 9)
+        images = torch.arange(2.0 * 10 * 7 * 12).view(2, 1, 10, 7, 12)
+        labels = torch.zeros(2, 10, 7, 12)
 
         def __len__(self) -> int:
             return 2
 
         def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-            return {"image": self.images[indices], "label": torch.zeros(2)}
+            return {"image": self.images[indices], "label": self.labels[indices]}
 
-    rows = np.arange(2)
-    assert torch.equal(
-        Middle(Volumes(), 8).batch(rows)["image"], Volumes.images[:, :, 1:9, :, :8]
-    )
-    assert torch.equal(Middle(Volumes(), 0).batch(rows)["image"], Volumes.images)
-    assert len(Middle(Volumes(), 8)) == 2
+    rows, volumes = np.arange(2), Volumes()
+    volumes.labels[1, 2, 3, 11] = 1
+    found = Pieces(volumes, 8).batch(rows)["image"]
+    assert torch.equal(found[0], Volumes.images[0, :, 1:9, :, 2:10])
+    assert torch.equal(found[1], Volumes.images[1, :, :8, :, 4:])
+    assert torch.equal(Pieces(volumes, 0).batch(rows)["image"], Volumes.images)
+    assert len(Pieces(volumes, 8)) == 2
+
+
+def test_further_images_are_looked_at_where_few_show_a_class() -> None:
+    explained, data = presence(), Squares(12, 0)
+    layers = find_layers(explained.model, data.images[:1])
+    data.images[[0, 3, 7, 11]] *= 0
+    found = explain_images(explained, ExplanationMaps(layers, 1), data, most=4, seed=0, device=CPU)
+    assert len(found) == 4
 
 
 def test_brightest_places_are_counted_exactly() -> None:
