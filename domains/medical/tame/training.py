@@ -73,23 +73,28 @@ class Pieces:
     Args:
         batches: with `image` `[B, C, *size]`, and `label` `[B, *size]` where there are labels.
         side: the most places along each axis that are kept; 0: all.
+        each: pieces of each image, around places spread over what is labelled; 1 without a side.
     """
 
-    def __init__(self, batches: Batches, side: int) -> None:
-        self._batches, self._side = batches, side
+    def __init__(self, batches: Batches, side: int, each: int = 1) -> None:
+        self._batches, self._side, self._each = batches, side, each if side else 1
 
     def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._batches)
+        """Return the number of pieces."""
+        return len(self._batches) * self._each
 
     def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         """Return the images alone, cut."""
-        batch = self._batches.batch(indices)
+        batch = self._batches.batch(indices // self._each)
         if not self._side:
             return {"image": batch["image"]}
         labels = batch.get("label", batch["image"].new_zeros(len(batch["image"]), 1))
-        pieces = zip(batch["image"], labels, strict=True)
-        return {"image": torch.stack([_piece(image, label, self._side) for image, label in pieces])}
+        shares = (indices % self._each + 0.5) / self._each
+        pieces = [
+            _piece(image, label, self._side, float(share))
+            for image, label, share in zip(batch["image"], labels, shares, strict=True)
+        ]
+        return {"image": torch.stack(pieces)}
 
 
 def train_maps(
@@ -186,9 +191,11 @@ def loss_terms(
     }
 
 
-def _piece(image: Tensor, label: Tensor, side: int) -> Tensor:
+def _piece(image: Tensor, label: Tensor, side: int, share: float) -> Tensor:
     places = label.nonzero()
-    centre = places[len(places) // 2].tolist() if len(places) else [n // 2 for n in image.shape[1:]]
+    centre = [length // 2 for length in image.shape[1:]]
+    if len(places):
+        centre = places[int(len(places) * share)].tolist()
     for axis, (length, place) in enumerate(zip(image.shape[1:], centre, strict=True), start=1):
         kept = min(side, length)
         image = image.narrow(axis, min(max(place - kept // 2, 0), length - kept), kept)

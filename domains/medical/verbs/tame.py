@@ -77,7 +77,7 @@ def run_tame(
     explained = explained_model(opened.loaded).to(opened.device)
     config = TameConfig.of(opened.loaded.arguments["spatial_dims"], chosen)
     split, scored = scored_images(opened.loaded, prepared)
-    items = Pieces(scored, config.side)
+    items = Pieces(scored, config.side, each=-(-config.images // len(scored)))
     first = items.batch(np.arange(1))["image"].to(opened.device)
     layers = find_layers(explained.model, first, config.layers)
     _log.info("reading %s", ", ".join(each.name for each in layers))

@@ -267,6 +267,12 @@ def test_pieces_of_volumes_hold_a_labelled_place() -> None:
     assert torch.equal(found[1], Volumes.images[1, :, :8, :, 4:])
     assert torch.equal(Pieces(volumes, 0).batch(rows)["image"], Volumes.images)
     assert len(Pieces(volumes, 8)) == 2
+    volumes.labels[1, 8, 0, 0] = 1
+    several = Pieces(volumes, 8, each=2)
+    assert len(several) == 4 and len(Pieces(volumes, 0, each=2)) == 2
+    found = several.batch(np.array([2, 3]))["image"]
+    assert torch.equal(found[0], Volumes.images[1, :, :8, :, 4:])
+    assert torch.equal(found[1], Volumes.images[1, :, 2:, :, :8])
 
 
 def test_further_images_are_looked_at_where_few_show_a_class() -> None:
