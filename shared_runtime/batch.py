@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -56,12 +57,13 @@ def run_batch(
     *,
     made_with: str,
     suffix: str,
+    parts: Callable[[Path], Sequence[Path]] | None = None,
     root: Path | None = None,
     overwrite: bool = False,
 ) -> BatchResult:
     """Call `work(input, output name)` for each file that is not done yet.
 
-    A file is done when the manifest says so, neither the file nor `made_with` has changed since,
+    A file is done when the manifest says so, none of its parts nor `made_with` has changed since,
     and its outputs are there. The manifest is written while the work goes on, so a pass that was
     killed continues where it stopped.
 
@@ -71,6 +73,7 @@ def run_batch(
         work: Writes `out / name` whole or raises; returns the names of further files it wrote.
         made_with: What the outputs depend on besides their input, such as a model's hash.
         suffix: Added to an input's name to name its output.
+        parts: Every file that an input consists of. None: the file itself, or all in a folder.
         root: The folder that inputs lie below: they are named by their path in it, so that equal
             names in several folders stay apart. None: all have distinct names of their own.
         overwrite: Do the work again for files that are done.
@@ -87,7 +90,7 @@ def run_batch(
         for number, path in enumerate(inputs, start=1):
             item = _named(path, root)
             name = f"{item}{suffix}"
-            digest, before = _digest(path), items.get(item)
+            digest, before = _digest(path, parts), items.get(item)
             if before and before.sha256 == digest and _all_there(out, name, before):
                 skipped += 1
                 continue
@@ -158,10 +161,23 @@ def _csv(failures: Mapping[str, str]) -> str:
     return text.getvalue()
 
 
-def _digest(path: Path) -> str:
-    if path.is_dir():
-        parts = [f"{file.relative_to(path)} {_digest(file)}" for file in files_in(path, "**/*")]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+def _digest(path: Path, parts: Callable[[Path], Sequence[Path]] | None) -> str:
+    """Hash an item; "" where it cannot be read, which `work` will say."""
+    try:
+        if parts is not None:
+            files = list(parts(path))
+        else:
+            files = files_in(path, "**/*") if path.is_dir() else [path]
+        if files == [path]:
+            return _content(path)
+        above = path if path.is_dir() else path.parent
+        named = [f"{os.path.relpath(file, above)} {_content(file)}" for file in files]
+    except OSError:
+        return ""
+    return hashlib.sha256(os.fsencode("\n".join(named))).hexdigest()
+
+
+def _content(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

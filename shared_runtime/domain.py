@@ -239,6 +239,10 @@ class Domain(Protocol):
         """Return what `predict` takes one at a time in a folder, sorted."""
         ...
 
+    def item_files(self, item: Path) -> list[Path]:
+        """Return every file that predicting for an item reads; a change of one is noticed."""
+        ...
+
     def predict(
         self,
         loaded: LoadedModel,

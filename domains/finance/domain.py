@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from domains.finance import evaluation, explanation, prediction, preparation
 from domains.finance.data.config import DataConfig
-from domains.finance.data.reading import items, read_books
+from domains.finance.data.reading import item_files, items, read_books
 from domains.finance.data.samples import LOBSTER, write_samples
 from domains.finance.data.sampling import sample
 from domains.finance.data.splits import split
@@ -35,7 +35,7 @@ from shared_runtime.options import model_arguments
 from shared_runtime.training import Task
 from shared_runtime.training_config import TrainingConfig
 
-__all__ = ["DataConfig", "items"]
+__all__ = ["DataConfig", "item_files", "items"]
 
 NAME = "finance"
 SUMMARY = "Forecast the next move of a limit order book, and say what it is worth after costs."

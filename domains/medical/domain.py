@@ -96,6 +96,13 @@ def items(folder: Path, pattern: str) -> list[Path]:
     return scans.items(tests if tests.is_dir() else folder, pattern)
 
 
+def item_files(item: Path) -> list[Path]:
+    """Return the files of all channels of a case, or the slices of a series."""
+    from domains.medical.data import items as scans
+
+    return scans.item_files(item)
+
+
 def prepare(
     data: DataConfig,
     *,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+import yaml
 from torch import nn
 
 from domains.medical.data.config import DataConfig
@@ -17,6 +19,9 @@ from shared_runtime.errors import DataError, UsageError
 
 CLOSE = 0.1
 """Deviations by which the intensities that CT is normalised with may differ between runs."""
+_READ: WeakKeyDictionary[nn.Module, tuple[tuple[str, str], dict[str, LoadedModel]]] = (
+    WeakKeyDictionary()
+)
 
 
 def load_ensemble(
@@ -40,12 +45,13 @@ def load_ensemble(
         scored: patients that will be scored; none of the other runs may have trained on them.
 
     Raises:
-        UsageError: a folder holds no model that segments, or one with another plan.
+        UsageError: a folder holds no model that segments, one with another plan, or one that
+            never saw flips where `data.mirror` asks for them.
         DataError: a run was trained on a patient of `scored`.
     """
     plan, models = plan_of(loaded), [loaded.model]
-    for text in filter(None, map(str.strip, config.ensemble.split(","))):
-        other = load_model(Path(text), specs, domain="medical", device=device)
+    require_flips(config)
+    for text, other in _members(loaded, config.ensemble, specs, device).items():
         different = _difference(plan, plan_of(other))
         if different:
             raise UsageError(
@@ -60,6 +66,47 @@ def load_ensemble(
             )
         models.append(other.model)
     return models
+
+
+def require_flips(config: DataConfig) -> None:
+    """Refuse to average over flips where a run of an ensemble was trained without any.
+
+    Raises:
+        UsageError: one was, or its configuration cannot be read.
+    """
+    if not config.mirror:
+        return
+    for text in _folders(config.ensemble):
+        path = Path(text) / "config.yaml"
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8")).get("data") or {}
+            flips = data.get("flips", True)
+        except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+            raise UsageError(f"{path}: cannot be read: {error}; copy the whole run") from error
+        if not flips:
+            raise UsageError(
+                f"data.mirror: {text} was trained with data.flips=false, so flipped scans are "
+                "unknown to it; set data.mirror=false, or leave it out of data.ensemble"
+            )
+
+
+def _members(
+    loaded: LoadedModel, ensemble: str, specs: Mapping[str, ModelSpec], device: torch.device
+) -> dict[str, LoadedModel]:
+    """Return the further runs by folder; they are read once for each model that asks for them."""
+    key = (ensemble, str(device))
+    read = _READ.get(loaded.model)
+    if read is None or read[0] != key:
+        members = {
+            text: load_model(Path(text), specs, domain="medical", device=device)
+            for text in _folders(ensemble)
+        }
+        read = _READ[loaded.model] = (key, members)
+    return read[1]
+
+
+def _folders(ensemble: str) -> list[str]:
+    return [text for text in map(str.strip, ensemble.split(",")) if text]
 
 
 def plan_of(loaded: LoadedModel) -> Plan:

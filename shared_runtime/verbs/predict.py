@@ -97,6 +97,7 @@ def predict_folder(
         work,
         made_with=_made_with(opened),
         suffix=SUFFIX,
+        parts=domain.item_files,
         root=parents.pop() if len(parents) == 1 else data,
         overwrite=overwrite,
     )

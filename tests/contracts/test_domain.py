@@ -67,8 +67,9 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     domain = importlib.import_module(f"{request.param}.domain")
     app = importlib.import_module(f"{request.param}.cli").app
     folder = tmp_path_factory.mktemp(domain.NAME)
-    listed = invoke(app, "sample", "--out", folder / "sample", "--seed", 1).stdout.split()
-    assert all(Path(path).is_file() for path in listed)
+    listed = invoke(app, "sample", "--out", folder / "sample", "--seed", 1).stdout.splitlines()
+    assert 0 < len(listed) <= 20
+    assert all(Path(line.split(": ")[0]).exists() for line in listed)
     spec = find_model(domain, domain.DEMO["model"])
     data = folder / "sample" / domain.SAMPLES[spec.task]
     ended = invoke(app, *arguments(domain, data), "--out", folder / "run")

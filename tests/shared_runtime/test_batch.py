@@ -159,3 +159,34 @@ def test_a_wrong_setting_is_no_failure_of_a_file(inputs: list[Path], tmp_path: P
     with pytest.raises(UsageError, match=r"data\.mirror"):
         run_batch(inputs, tmp_path / "out", work, made_with="m", suffix=".txt")
     assert not list((tmp_path / "out").glob("*.json"))
+
+
+def test_a_change_of_a_part_is_noticed(tmp_path: Path) -> None:
+    first, further, out = tmp_path / "in_0000", tmp_path / "in_0001", tmp_path / "out"
+    out.mkdir()
+    first.write_text("x")
+    further.write_text("y")
+    seen = []
+
+    def work(path: Path, name: str) -> list[str]:
+        seen.append(path.name)
+        (out / name).write_text("z")
+        return []
+
+    def again() -> None:
+        options = {"made_with": "m", "suffix": ".txt"}
+        run_batch([first], out, work, parts=lambda _: [first, further], **options)
+
+    again()
+    again()
+    assert seen == ["in_0000"]
+    further.write_text("changed")
+    again()
+    assert seen == ["in_0000"] * 2
+
+
+def test_an_item_that_cannot_be_read_is_a_failure(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.symlink_to(tmp_path / "nowhere")
+    result = go([gone], Work(tmp_path / "out"))
+    assert "FileNotFoundError" in result.failures["gone"]

@@ -16,6 +16,7 @@ from shared_runtime.domain import Problem
 from shared_runtime.errors import DataError
 
 _LOBSTER = "TICKER_YYYY-MM-DD_START_END_message_LEVEL.csv and ..._orderbook_LEVEL.csv"
+_HALVES = ("message", "orderbook")
 
 
 def read_books(config: DataConfig) -> tuple[list[BookSeries], list[Problem]]:
@@ -89,6 +90,15 @@ def items(folder: Path, pattern: str) -> list[Path]:
         if path.is_file() and readable and not other and not path.name.startswith("."):
             found.append(path)
     return found
+
+
+def item_files(path: Path) -> list[Path]:
+    """Return the file itself, or both halves of the pair that a message file stands for."""
+    name = lobster_name(path)
+    if name is None:
+        return [path]
+    halves = (path.with_name(f"{name.stem}_{half}_{name.levels}.csv") for half in _HALVES)
+    return [half for half in halves if half.is_file()] or [path]
 
 
 def _tables(config: DataConfig, kind: str) -> tuple[list[BookSeries], list[Problem]]:

@@ -12,6 +12,7 @@ from domains.medical.data.findings import Found, shown
 from domains.medical.data.label_values import THREADS
 from domains.medical.data.layouts import read_data_set
 from domains.medical.data.modality_checks import check_modalities
+from domains.medical.data.series_checks import series_of, tell_of_labels
 from domains.medical.data.splits import shared_patients, split
 from shared_runtime.domain import Problem
 from shared_runtime.errors import DataError
@@ -29,12 +30,17 @@ def check(config: DataConfig) -> list[Problem]:
     without foreground, classes that no case has, intensities that are no Hounsfield units where CT
     is declared, constant images, an outlying spacing, `qform` and `sform` that differ, and
     patients too few for the parts of a training run: a trained model can be scored on them.
+    A folder of DICOM series, at any depth, is checked as volumes to predict for.
     """
     try:
         data_set, problems = read_data_set(config)
+        series = series_of(config, data_set)
     except Exception as error:
         return [_unforeseen(config, error)]
     found = Found(problems=list(problems))
+    if series is not None:
+        data_set, found = series, Found()
+        tell_of_labels(config, series, found)
     if not data_set.cases:
         return found.problems
     with ThreadPoolExecutor(THREADS) as pool:
@@ -45,7 +51,8 @@ def check(config: DataConfig) -> list[Problem]:
     _check_classes(config, data_set, reports, found)
     _check_spacing(reports, found)
     check_modalities(config, data_set, reports, found)
-    _check_parts(config, data_set, found)
+    if series is None:
+        _check_parts(config, data_set, found)
     return found.problems
 
 

@@ -71,6 +71,20 @@ def case_of(path: Path, channels: int) -> Case:
     return Case(name, name, tuple(beside[channel] for channel in range(channels)))
 
 
+def item_files(path: Path) -> list[Path]:
+    """Return the files that the case of a path of `items` is read from, sorted.
+
+    They are the channels beside a first one, and the DICOM files of a series.
+    """
+    if path.is_dir():
+        return dicom_files(path)
+    stem = stem_of(path)
+    if not stem.endswith("_0000"):
+        return [path]
+    beside = by_channel(readable(path.parent)).get(stem.removesuffix("_0000"), [])
+    return sorted(file for _, file in beside) or [path]
+
+
 def _series(folder: Path, depth: int) -> list[Path]:
     """Return the folders with DICOM files, from `folder` down."""
     found = [folder] if dicom_files(folder) else []

@@ -19,7 +19,7 @@ from shared_runtime.intervals import mean_interval
 
 KEPT = (100, 50, 15)
 """Shares of an image, in percent, that a map keeps."""
-STEPS = 10
+STEPS = 5
 METHODS = ("T-TAME", "Grad-CAM", "random")
 _BATCH = 4
 
@@ -55,14 +55,16 @@ def explain_images(
 ) -> Explanations:
     """Return maps of the classes that the model sees in images spread over `batches`.
 
-    Every class of an image counts, up to `most` in all. Maps are scaled to 0 to 1. Grad-CAM is of
+    Every class of an image counts, up to `most` in all; where the model sees too few, further
+    images are looked at. Maps are scaled to 0 to 1. Grad-CAM is of
     the coarsest layer that the maps read; random maps have as many independent values as it has
     places.
 
     Raises:
         DataError: the model sees no class in any of the images.
     """
-    rows = np.unique(np.linspace(0, len(batches) - 1, min(most, len(batches))).astype(np.int64))
+    spread = np.unique(np.linspace(0, len(batches) - 1, min(most, len(batches))).astype(np.int64))
+    rows = np.concatenate([spread, np.setdiff1d(np.arange(len(batches)), spread)])
     random = torch.Generator().manual_seed(seed)
     parts: dict[str, list[Tensor]] = {name: [] for name in ("image", "chosen", "seen", *METHODS)}
     found = 0
@@ -148,7 +150,7 @@ def map_scores(
       in what the map's brightest P % leave of it, faded by the map; lower is better.
     - `increase_P` (%): how often o is above y; higher is better (Chattopadhyay et al. 2018).
     - `insertion`, `deletion`: mean confidence while places are shown, or hidden, brightest first,
-      in tenths of the image; higher and lower are better (Petsiuk et al. 2018).
+      in fifths of the image; higher and lower are better (Petsiuk et al. 2018).
     """
     maps = found.maps[method]
     before = found.confidence.double()
@@ -158,12 +160,17 @@ def map_scores(
         drop = (before - after).clamp_min(0) / before
         per_image[f"average_drop_{percent}"] = (100 * drop).numpy()
         per_image[f"increase_{percent}"] = (100.0 * (after > before)).numpy()
-    curves: dict[str, list[np.ndarray]] = {"insertion": [], "deletion": []}
+    curves: dict[str, list[np.ndarray]] = {}
     places = maps[0].numel()
-    for step in range(STEPS + 1):
-        shown = top(maps, round(places * step / STEPS))
-        for name, mask in (("insertion", shown), ("deletion", 1 - shown)):
+    nothing = _confidence(explained, found, torch.zeros_like(maps), device).double().numpy()
+    ends = {"insertion": (nothing, before.numpy()), "deletion": (before.numpy(), nothing)}
+    for name, (start, end) in ends.items():
+        curves[name] = [start]
+        for step in range(1, STEPS):
+            shown = top(maps, round(places * step / STEPS))
+            mask = shown if name == "insertion" else 1 - shown
             curves[name].append(_confidence(explained, found, mask, device).double().numpy())
+        curves[name].append(end)
     for name, values in curves.items():
         per_image[name] = np.trapezoid(np.stack(values), dx=1 / STEPS, axis=0)
     scores = {name: mean_interval(values, seed=seed) for name, values in per_image.items()}

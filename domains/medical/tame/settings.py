@@ -13,14 +13,14 @@ from shared_runtime.errors import UsageError
 _PREFIX = "tame."
 
 
-def tame_settings(sets: Sequence[str]) -> tuple[TameConfig, list[str]]:
-    """Return the settings of the maps, and the pairs that belong to other sections.
+def tame_settings(sets: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of the maps that are given, and the pairs of other sections.
 
     Args:
         sets: `key=value` strings.
 
     Raises:
-        UsageError: a key is unknown or a value is of another type.
+        UsageError: a key is unknown, or a value is of another type or out of range.
     """
     defaults = {each.name: each.default for each in fields(TameConfig)}
     values: dict[str, Any] = {}
@@ -35,7 +35,8 @@ def tame_settings(sets: Sequence[str]) -> tuple[TameConfig, list[str]]:
             hint = f"; did you mean tame.{near[0]}?" if near else f"; known: {', '.join(defaults)}"
             raise UsageError(f"--set {pair}: unknown setting{hint}")
         values[key] = _value(pair, text, defaults[key])
-    return TameConfig(**values), others
+    TameConfig(**values)
+    return values, others
 
 
 def _value(pair: str, text: str, default: object) -> object:

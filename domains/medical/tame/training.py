@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,17 +41,60 @@ class TameConfig:
     """Weights of the loss; the published ones."""
     images: int = 64
     """Images or patches that maps are scored on."""
+    side: int = 0
+    """Longest side, in voxels, of the pieces that are trained and scored on; 0: whole images."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "images"):
             if getattr(self, name) < 1:
                 raise UsageError(f"tame.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.side != 0 and self.side < 8:
+            raise UsageError(f"tame.side: expected 0 or at least 8, got {self.side}")
         for name in ("learning_rate", "area_power"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"tame.{name}: expected more than 0, got {getattr(self, name)}")
         for name in ("cross_entropy", "area", "variation"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"tame.{name}: expected at least 0, got {getattr(self, name)}")
+
+    @classmethod
+    def of(cls, spatial_dims: int, values: Mapping[str, Any]) -> TameConfig:
+        """Return the settings for images or volumes, of which `values` were chosen."""
+        return replace(VOLUMES if spatial_dims == 3 else cls(), **values)
+
+
+VOLUMES = TameConfig(steps=50, batch_size=4, learning_rate=0.01, images=12, side=24)
+"""What is chosen for volumes: a masked patch of 56 x 48 x 48 voxels costs a hundred images."""
+
+
+class Pieces:
+    """Batches of pieces: around a labelled place of each image, from the middle where none is.
+
+    Args:
+        batches: with `image` `[B, C, *size]`, and `label` `[B, *size]` where there are labels.
+        side: the most places along each axis that are kept; 0: all.
+        each: pieces of each image, around places spread over what is labelled; 1 without a side.
+    """
+
+    def __init__(self, batches: Batches, side: int, each: int = 1) -> None:
+        self._batches, self._side, self._each = batches, side, each if side else 1
+
+    def __len__(self) -> int:
+        """Return the number of pieces."""
+        return len(self._batches) * self._each
+
+    def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """Return the images alone, cut."""
+        batch = self._batches.batch(indices // self._each)
+        if not self._side:
+            return {"image": batch["image"]}
+        labels = batch.get("label", batch["image"].new_zeros(len(batch["image"]), 1))
+        shares = (indices % self._each + 0.5) / self._each
+        pieces = [
+            _piece(image, label, self._side, float(share))
+            for image, label, share in zip(batch["image"], labels, shares, strict=True)
+        ]
+        return {"image": torch.stack(pieces)}
 
 
 def train_maps(
@@ -145,6 +189,17 @@ def loss_terms(
         "area": config.area * (mask + 5e-4).pow(config.area_power).mean(),
         "variation": config.variation * variation,
     }
+
+
+def _piece(image: Tensor, label: Tensor, side: int, share: float) -> Tensor:
+    places = label.nonzero()
+    centre = [length // 2 for length in image.shape[1:]]
+    if len(places):
+        centre = places[int(len(places) * share)].tolist()
+    for axis, (length, place) in enumerate(zip(image.shape[1:], centre, strict=True), start=1):
+        kept = min(side, length)
+        image = image.narrow(axis, min(max(place - kept // 2, 0), length - kept), kept)
+    return image
 
 
 def _order(count: int, config: TameConfig, seed: int) -> list[np.ndarray]:

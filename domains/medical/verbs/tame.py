@@ -20,7 +20,7 @@ from domains.medical.tame.figures import curves_figure, losses_figure, maps_figu
 from domains.medical.tame.maps import ExplanationMaps
 from domains.medical.tame.scoring import METHODS, explain_images, map_scores
 from domains.medical.tame.settings import tame_settings
-from domains.medical.tame.training import train_maps
+from domains.medical.tame.training import Pieces, TameConfig, train_maps
 from shared_runtime import charts
 from shared_runtime.artifact import WEIGHTS as MODEL_WEIGHTS
 from shared_runtime.artifact import write_manifest
@@ -71,11 +71,13 @@ def run_tame(
         UsageError: a setting is unknown, or `out` holds something else.
     """
     _require_free(out)
-    config, sets = tame_settings(sets)
+    chosen, sets = tame_settings(sets)
     opened = open_run(domain, run, data=data, device=device, flags=flags, sets=sets)
     prepared = prepare_again(opened, other_data=data is not None)
     explained = explained_model(opened.loaded).to(opened.device)
-    split, items = scored_images(opened.loaded, prepared)
+    config = TameConfig.of(opened.loaded.arguments["spatial_dims"], chosen)
+    split, scored = scored_images(opened.loaded, prepared)
+    items = Pieces(scored, config.side, each=-(-config.images // len(scored)))
     first = items.batch(np.arange(1))["image"].to(opened.device)
     layers = find_layers(explained.model, first, config.layers)
     _log.info("reading %s", ", ".join(each.name for each in layers))
@@ -83,7 +85,7 @@ def run_tame(
     maps, history = train_maps(
         explained,
         layers,
-        prepared.train,
+        Pieces(prepared.train, config.side),
         config,
         seed=seed,
         device=opened.device,

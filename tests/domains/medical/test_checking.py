@@ -12,7 +12,16 @@ from PIL import Image
 
 from domains.medical.data.checking import check
 from domains.medical.data.config import DataConfig
-from tests.domains.medical.made_scans import declare, mask, nnunet, oblique, save, volume
+from tests.domains.medical.made_scans import (
+    declare,
+    mask,
+    nnunet,
+    oblique,
+    save,
+    series,
+    stored,
+    volume,
+)
 
 
 def run(path: Path, **options: object) -> list[str]:
@@ -173,3 +182,18 @@ def test_whatever_happens_is_a_problem(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_real_hippocampus_is_sound(heed_data: Path) -> None:
     assert run(heed_data / "medical" / "hippocampus") == []
+
+
+def test_dicom_series_are_checked_as_volumes(tmp_path: Path) -> None:
+    for number in range(2):
+        series(tmp_path / f"patient_{number}" / "CT", stored(8, 10, 11, seed=number))
+    config = DataConfig(path=tmp_path)
+    (only,) = [p for p in check(config) if "Hounsfield" not in p.what]
+    assert only.severity == "warning" and only.what.startswith("2 DICOM series without labels")
+    slices = sorted((tmp_path / "patient_1" / "CT").iterdir())
+    slices[3].unlink()
+    errors = [p for p in check(config) if p.severity == "error"]
+    assert [p.where for p in errors] == [str(tmp_path / "patient_1" / "CT")]
+    assert "1 slice is missing" in errors[0].what
+    one = check(DataConfig(path=tmp_path / "patient_0" / "CT"))
+    assert any(p.what.startswith("a DICOM series without labels") for p in one)

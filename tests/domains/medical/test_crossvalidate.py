@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -173,6 +174,29 @@ def test_runs_with_other_plans_are_no_ensemble(finished: CrossValidation, tmp_pa
     finder = dataclasses.replace(one, preprocessing={})
     with pytest.raises(UsageError, match="Tiny does not segment"):
         load_ensemble(finder, config, DOMAIN.models(), CPU)
+
+
+def test_members_are_read_once(finished: CrossValidation, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = load(finished, "fold-0")
+    config = DataConfig(path=Path("scans"), ensemble=str(finished.folder / "fold-1"))
+    first = load_ensemble(one, config, DOMAIN.models(), CPU)
+    monkeypatch.setattr("domains.medical.ensemble.load_model", None)
+    again = load_ensemble(one, config, DOMAIN.models(), CPU)
+    assert [id(model) for model in again] == [id(model) for model in first]
+
+
+def test_flips_are_for_members_that_know_them(finished: CrossValidation, tmp_path: Path) -> None:
+    other = tmp_path / "fold-1"
+    shutil.copytree(finished.folder / "fold-1", other)
+    one = load(finished, "fold-0")
+    config = DataConfig(path=Path("scans"), ensemble=str(other), mirror=True)
+    assert len(load_ensemble(one, config, DOMAIN.models(), CPU)) == 2
+    document = yaml.safe_load((other / "config.yaml").read_text())
+    document["data"]["flips"] = False
+    (other / "config.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(UsageError, match=r"fold-1 was trained with data\.flips=false"):
+        load_ensemble(one, config, DOMAIN.models(), CPU)
+    load_ensemble(one, dataclasses.replace(config, mirror=False), DOMAIN.models(), CPU)
 
 
 def test_a_finished_cross_validation_is_kept(data: Path, finished: CrossValidation) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from domains.medical.data.items import case_of, items
+from domains.medical.data.items import case_of, item_files, items
 from domains.medical.data.reading import read_scan
 from shared_runtime.errors import DataError
 from tests.domains.medical.made_scans import save, series, stored, volume
@@ -91,3 +91,18 @@ def test_nothing_there(tmp_path: Path) -> None:
     assert names(tmp_path) == []
     with pytest.raises(DataError, match="gone: no such file or folder"):
         case_of(tmp_path / "gone", 1)
+
+
+def test_an_item_is_all_its_channels_or_slices(tmp_path: Path) -> None:
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b.nii.gz", "c_0000.nii.gz"):
+        (tmp_path / name).write_bytes(b"")
+    for item, names in (
+        ("a_0000.nii.gz", ["a_0000.nii.gz", "a_0001.nii.gz"]),
+        ("b.nii.gz", ["b.nii.gz"]),
+        ("c_0000.nii.gz", ["c_0000.nii.gz"]),
+    ):
+        assert [path.name for path in item_files(tmp_path / item)] == names
+    (tmp_path / "ct" / "masks").mkdir(parents=True)
+    for name in ("2.dcm", "1.dcm", "notes.txt"):
+        (tmp_path / "ct" / name).write_bytes(b"")
+    assert [path.name for path in item_files(tmp_path / "ct")] == ["1.dcm", "2.dcm"]

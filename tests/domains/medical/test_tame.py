@@ -23,7 +23,7 @@ from domains.medical.tame.scoring import (
     top,
 )
 from domains.medical.tame.settings import tame_settings
-from domains.medical.tame.training import TameConfig, loss_terms, train_maps
+from domains.medical.tame.training import Pieces, TameConfig, loss_terms, train_maps
 from domains.medical.verbs import tame as verb
 from shared_runtime.errors import DataError, HeedError, UsageError
 from shared_runtime.run_folder import RunFolder
@@ -233,7 +233,54 @@ def test_scores_by_hand() -> None:
     assert scores["increase_100"].value == 0
     assert curves["insertion"][-1] == pytest.approx(0.3)
     assert curves["deletion"][0] == pytest.approx(0.3)
-    assert curves["insertion"][5] == pytest.approx((1.0 / 4 + 0.8 / 4) / 2)
+    assert curves["insertion"][2] == pytest.approx((1.0 / 4 + 0.8 / 4) / 2)
+
+
+def test_a_map_is_scored_in_few_passes() -> None:
+    """Three shares, four inner places of two curves, and nothing."""
+    passes = []
+    explained, data = presence(), Squares(4, 0)
+    explained.model.register_forward_hook(lambda *_: passes.append(1))
+    shown = torch.linspace(0, 1, SIDE * SIDE).view(1, SIDE, SIDE).repeat(4, 1, 1)
+    confidence = explained(data.images).exp()[:, 0]
+    found = Explanations(data.images, torch.zeros(4, dtype=torch.int64), confidence, {"x": shown})
+    passes.clear()
+    map_scores(explained, found, "x", seed=0, device=CPU)
+    assert len(passes) == 12
+
+
+def test_pieces_of_volumes_hold_a_labelled_place() -> None:
+    class Volumes:
+        images = torch.arange(2.0 * 10 * 7 * 12).view(2, 1, 10, 7, 12)
+        labels = torch.zeros(2, 10, 7, 12)
+
+        def __len__(self) -> int:
+            return 2
+
+        def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
+            return {"image": self.images[indices], "label": self.labels[indices]}
+
+    rows, volumes = np.arange(2), Volumes()
+    volumes.labels[1, 2, 3, 11] = 1
+    found = Pieces(volumes, 8).batch(rows)["image"]
+    assert torch.equal(found[0], Volumes.images[0, :, 1:9, :, 2:10])
+    assert torch.equal(found[1], Volumes.images[1, :, :8, :, 4:])
+    assert torch.equal(Pieces(volumes, 0).batch(rows)["image"], Volumes.images)
+    assert len(Pieces(volumes, 8)) == 2
+    volumes.labels[1, 8, 0, 0] = 1
+    several = Pieces(volumes, 8, each=2)
+    assert len(several) == 4 and len(Pieces(volumes, 0, each=2)) == 2
+    found = several.batch(np.array([2, 3]))["image"]
+    assert torch.equal(found[0], Volumes.images[1, :, :8, :, 4:])
+    assert torch.equal(found[1], Volumes.images[1, :, 2:, :, :8])
+
+
+def test_further_images_are_looked_at_where_few_show_a_class() -> None:
+    explained, data = presence(), Squares(12, 0)
+    layers = find_layers(explained.model, data.images[:1])
+    data.images[[0, 3, 7, 11]] *= 0
+    found = explain_images(explained, ExplanationMaps(layers, 1), data, most=4, seed=0, device=CPU)
+    assert len(found) == 4
 
 
 def test_brightest_places_are_counted_exactly() -> None:
@@ -257,12 +304,16 @@ def test_a_model_that_sees_nothing_cannot_be_explained() -> None:
 
 
 def test_settings_of_the_command_line() -> None:
-    config, others = tame_settings(["tame.steps=5", "data.overlap=0.2", "tame.layers=a.b, c"])
-    assert (config.steps, config.layers, others) == (5, ("a.b", "c"), ["data.overlap=0.2"])
+    chosen, others = tame_settings(["tame.steps=5", "data.overlap=0.2", "tame.layers=a.b, c"])
+    assert (chosen, others) == ({"steps": 5, "layers": ("a.b", "c")}, ["data.overlap=0.2"])
+    volumes, images = (TameConfig.of(dims, chosen) for dims in (3, 2))
+    assert volumes.steps == images.steps == 5
+    assert volumes.images * volumes.side**3 < images.images * 64**2, "no more work than images"
     for pair, words in (
         ("tame.step=5", r"unknown setting; did you mean tame.steps\?"),
         ("tame.steps=x", "expected a whole number, got 'x'"),
         ("tame.steps=0", "tame.steps: expected at least 1"),
+        ("tame.side=4", "tame.side: expected 0 or at least 8, got 4"),
         ("tame.area=-1", "tame.area: expected at least 0"),
         ("tame.learning_rate=nan", "tame.learning_rate: expected more than 0"),
         ("tame.zzzzzz", "unknown setting; known:"),

@@ -216,6 +216,10 @@ def items(folder: Path, pattern: str) -> list[Path]:
     return files_in(folder, pattern)
 
 
+def item_files(item: Path) -> list[Path]:
+    return [item]
+
+
 def predict(
     loaded: LoadedModel, source: Path, *, data: DataConfig, batch_size: int, device: torch.device
 ) -> Prediction:
