@@ -88,7 +88,7 @@ def _watch(name: str, layer: MultiHeadAttention, calls: list[Attended]) -> list[
         with replayed(start):
             weights = _weights(layer, module, q, k, v, arguments)
         mask = arguments["mask"]
-        if layer.spec.capabilities.causal == "always" and q is None:
+        if q is None:
             mask = masks.causal() if mask is None else masks.causal() & mask
         length, count = weights.shape[-2:]
         allowed = _allowed(mask, length, count, k.device)
