@@ -57,7 +57,8 @@ def row_entropy(weights: Tensor) -> Tensor:
     """
     size = weights.abs().to(torch.promote_types(weights.dtype, torch.float32))
     tiny = torch.finfo(size.dtype).tiny
-    shares = size / size.sum(-1, keepdim=True).clamp_min(tiny)
+    total = size.sum(-1, keepdim=True)
+    shares = size / torch.where(total > 0, total, 1)
     return -(shares * shares.clamp_min(tiny).log()).sum(-1)
 
 

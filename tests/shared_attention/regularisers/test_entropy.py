@@ -74,7 +74,7 @@ def test_more_padding_changes_nothing():
         torch.testing.assert_close(short, long)
 
 
-@pytest.mark.parametrize("mechanism", ["softmax", "linear", "clipped_softmax", "scan"])
+@pytest.mark.parametrize("mechanism", ["softmax", "linear", "selective", "scan"])
 def test_minimising_the_loss_evens_attention_out(mechanism):
     torch.manual_seed(0)
     model = nn.Sequential(MultiHeadAttention(8, 2, mechanism=mechanism))

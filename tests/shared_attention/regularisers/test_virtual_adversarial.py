@@ -150,7 +150,7 @@ def test_unlabelled_batches_of_another_size_add_to_a_labelled_loss():
 def test_bad_calls_are_refused(model, words):
     with pytest.raises(ValueError, match="epsilon got -1"):
         attention_vat(model, lambda: model(words), epsilon=-1)
-    with pytest.raises(ValueError, match="iterations and probe got 0 and 0.1"):
+    with pytest.raises(ValueError, match=r"iterations and probe got 0 and 0.1"):
         attention_vat(model, lambda: model(words), iterations=0)
     with pytest.raises(ValueError, match="no attention layer was called"):
         attention_vat(model, lambda: model.classify(words[:, 0]))
