@@ -40,18 +40,21 @@ class Samples:
     """int `[N, S]`, 0 to 2 FAR; FAR on the aspect itself."""
     label: Tensor
     """int `[N]`."""
+    index: Tensor
+    """int `[N]`, their numbers in the whole part."""
 
     @property
     def valid(self) -> Tensor:
+        """Words that are there, bool `[N, S]`."""
         return self.ids != PAD
 
     def __len__(self) -> int:
         return len(self.label)
 
     def __getitem__(self, chosen: Tensor) -> Samples:
-        length = int(self.valid[chosen].sum(-1).max())
+        length = int(self.valid[chosen].any(0).nonzero().max()) + 1
         cut = (x[chosen, :length] for x in (self.ids, self.distance))
-        return Samples(*cut, self.label[chosen])
+        return Samples(*cut, self.label[chosen], self.index[chosen])
 
 
 class AspectModel(nn.Module):
@@ -65,9 +68,9 @@ class AspectModel(nn.Module):
         self.classify = nn.Linear(width, len(POLARITIES))
         self.dropout = nn.Dropout(0.4)
 
-    def forward(self, batch: Samples, visible: Tensor | None = None) -> Tensor:
-        valid = batch.valid if visible is None else visible
-        mask = masks.keys(valid)
+    def forward(self, batch: Samples) -> Tensor:
+        """Return logits `[N, 3]`."""
+        mask = masks.keys(batch.valid)
         x = self.dropout(self.word(batch.ids) + self.place(batch.distance))
         on = (batch.distance == FAR).to(x.dtype)[..., None]
         aspect = (x * on).sum(1, keepdim=True) / on.sum(1, keepdim=True)
@@ -110,7 +113,8 @@ def _pad(part: list[tuple[list[str], list[int], int]], ids: dict[str, int]) -> S
     for i, (words, distance, _) in enumerate(part):
         rows[i, : len(words)] = torch.tensor([ids.get(word, UNKNOWN) for word in words])
         places[i, : len(words)] = torch.tensor(distance)
-    return Samples(rows, places, torch.tensor([label for _, _, label in part]))
+    label = torch.tensor([label for _, _, label in part])
+    return Samples(rows, places, label, torch.arange(len(part)))
 
 
 def batches(samples: Samples, size: int, generator: torch.Generator | None) -> Iterator[Tensor]:

@@ -147,7 +147,7 @@ def test_progressive_extraction_finds_both_planted_words_and_supervision_spreads
         return word_attention(calls[0]), logits.argmax(-1) == label
 
     words = extract_progressively(valid, lambda v: kept.append(train(v)), examine, rounds=2)
-    assert words.active[:, [1, 4]].float().mean() > 0.9
+    assert words.active[:, [1, 4]].float().mean() > 0.8
     assert words.active[:, [0, 2, 3, 5]].float().mean() < 0.1
     kept.append(train(valid, words))
     with attended(kept[-1]) as calls, torch.no_grad():
