@@ -86,19 +86,37 @@ def _added(
     handles: list[Any] = []
     try:
         for name, layer in chosen.items():
-            hook = _adding(name, supply)
-            handles.append(layer.mechanism.register_forward_pre_hook(hook, with_kwargs=True))
+            begin, add = _adding(name, supply)
+            handles.append(layer.register_forward_pre_hook(begin))
+            handles.append(layer.mechanism.register_forward_pre_hook(add, with_kwargs=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _adding(name: str, supply: Callable[[str, Tensor, Tensor], Tensor]) -> Callable[..., Any]:
+def _adding(
+    name: str, supply: Callable[[str, Tensor, Tensor], Tensor]
+) -> tuple[Callable[..., None], Callable[..., Any]]:
+    """Return hooks of a layer and of its mechanism.
+
+    Only the mechanism's first call in a call of the layer is added to: those that record its
+    weights repeat it with what was added to it.
+    """
+    due = False
+
+    def begin(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        nonlocal due
+        due = True
+
     def add(
         module: nn.Module, inputs: tuple[Tensor, ...], arguments: Mapping[str, Any]
-    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]] | None:
+        nonlocal due
+        if not due:
+            return None
+        due = False
         extra, bias = supply(name, inputs[0], inputs[1]), arguments["bias"]
         return inputs, {**arguments, "bias": extra if bias is None else bias + extra}
 
-    return add
+    return begin, add

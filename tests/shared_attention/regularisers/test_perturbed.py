@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from shared_attention import UnsupportedError, masks
+from shared_attention import UnsupportedError, explain, masks
 from shared_attention.layers import KeyValueCache, MultiHeadAttention
 from shared_attention.regularisers import perturbed, probed
 
@@ -54,6 +54,17 @@ def test_each_call_of_a_shared_layer_has_its_own():
     y_expected = layer(X, bias=first)
     torch.testing.assert_close(y, y_expected)
     torch.testing.assert_close(z, layer(y[:, :2], y, bias=second))
+
+
+def test_explanations_of_a_perturbed_pass_have_the_perturbation_once():
+    layer = MultiHeadAttention(16, 4)
+    extra = 2 * torch.randn(2, 4, 5, 5)
+    with perturbed(layer, {"": [extra]}), explain.capture(layer) as maps:
+        layer(X)
+    found = maps[""]
+    with explain.capture(layer) as maps:
+        layer(X, bias=extra)
+    torch.testing.assert_close(found, maps[""])
 
 
 def test_gradients_at_zero_equal_finite_differences():
