@@ -32,7 +32,9 @@ class Arm:
     ) -> None:
         self.run, self.inputs, self.module = run, dict(inputs), module
         self._weight: Tensor | None = None
-        floats = [x for x in self.inputs.values() if isinstance(x, Tensor) and x.is_floating_point()]
+        floats = [
+            x for x in self.inputs.values() if isinstance(x, Tensor) and x.is_floating_point()
+        ]
         for x in floats:
             x.requires_grad_()
         learned = [] if module is None else [p for p in module.parameters() if p.requires_grad]

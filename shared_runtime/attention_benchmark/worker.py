@@ -75,9 +75,7 @@ def measure(
         yield found
 
 
-def timed(
-    calls: Sequence[Callable[[], object]], settings: Settings, took: float
-) -> dict[str, Any]:
+def timed(calls: Sequence[Callable[[], object]], settings: Settings, took: float) -> dict[str, Any]:
     """Time one or two calls in turns, as often as the budget allows, at least once.
 
     Args:
