@@ -20,7 +20,7 @@ WORSE_TO_BETTER = LinearSegmentedColormap.from_list(
 MOST = 16.0
 """Factor at which colours end."""
 _MASKS = ("full", "causal")
-_TITLES = {"forward": "forward", "training": "forward and backward"}
+_TITLES = {"forward": "forward", "training": "training"}
 
 
 def speed_picture(rows: Sequence[Row]) -> Figure:
