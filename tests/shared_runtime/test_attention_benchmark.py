@@ -84,7 +84,9 @@ def test_the_error_of_softmax_is_rounding_and_that_of_another_function_its_dista
     inputs = errors.related(SMALL, 100)
     out = attention(**inputs, mask=masks.causal() if causal else None)
     assert errors.relative_error(out, **inputs, causal=causal) < 1e-5
-    assert math.isclose(errors.relative_error(1.25 * out, **inputs, causal=causal), 0.25, rel_tol=1e-3)
+    assert math.isclose(
+        errors.relative_error(1.25 * out, **inputs, causal=causal), 0.25, rel_tol=1e-3
+    )
     assert errors.relative_error(out, **inputs, causal=not causal) > 0.1
 
 
@@ -122,9 +124,7 @@ def test_limits_are_told_and_longer_lengths_are_not_tried() -> None:
     assert (row["status"], row["detail"]) == ("time", "over 0.3 s")
 
 
-def test_a_run_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
 
     def stop(line: str) -> None:
