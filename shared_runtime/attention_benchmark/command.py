@@ -20,6 +20,7 @@ from shared_runtime.options import find_mechanism
 from shared_runtime.run_folder import RunFolder
 
 TABLE = "costs.csv"
+TEXTS = ("mechanism", "family", "mask", "pass", "status", "detail", "baseline", "error_kind")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -103,20 +104,22 @@ def read_rows(path: Path) -> Rows:
     Raises:
         UsageError: The file is no table of this command.
     """
-    import pandas as pd
+    import csv
 
-    try:
-        frame = pd.read_csv(path, dtype={"detail": str, "length": int}, keep_default_na=False)
-        frame = frame[list(COLUMNS)]
-    except (ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path}: is no table of attention benchmark ({reason})") from error
-    numbers = ("seconds", "baseline_seconds", "rounds", "peak_bytes", "error_noise",
-               "error_related")  # fmt: skip
-    for name in numbers:
-        frame[name] = pd.to_numeric(frame[name], errors="coerce")
-    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in record.items()} for record in records]
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise UsageError(f"{path}: is no table of attention benchmark (no column {missing[0]})")
+        return [{name: _value(name, row[name]) for name in COLUMNS} for row in reader]
+
+
+def _value(name: str, text: str) -> Any:
+    if name in TEXTS:
+        return text
+    if not text:
+        return None
+    return int(text) if name in ("length", "rounds") else float(text)
 
 
 def default_limit(device: str) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from shared_attention import attention, catalogue, masks
 from shared_runtime.attention_benchmark import arms, errors, memory, running
@@ -149,8 +150,12 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_memory_counts_what_a_call_holds() -> None:
-    def hold() -> int:
-        return len(torch.ones(20, 2**20).sum(1))
-
-    peak = memory.peak_of(hold, torch.device("cpu"))[1]
-    assert peak is None or peak <= 400 * 2**20
+    code = (
+        "import torch; from shared_runtime.attention_benchmark import memory;"
+        "hold = lambda: torch.ones(20, 2**20).sum(1);"
+        "print(memory.peak_of(hold, torch.device('cpu'))[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    if done.stdout.strip() == "None":
+        pytest.skip("this system does not tell the memory of a process")
+    assert 75 * 2**20 <= int(done.stdout) <= 120 * 2**20
