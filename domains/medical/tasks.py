@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from domains.medical.losses import criterion, supervised
 from domains.medical.models.output import SegmentationOutput
+from domains.medical.models.parts.convolutions import mend_convolutions
 from domains.medical.training_config import MedicalTraining
 from shared_runtime.training import Task
 
@@ -21,6 +22,7 @@ class SegmentationTask(Task):
     """
 
     def __init__(self, model: nn.Module, training: MedicalTraining) -> None:
+        mend_convolutions(model)
         super().__init__(model, training)
         self.criterion = criterion(training.loss, batch_dice=training.batch_dice)
 

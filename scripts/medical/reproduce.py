@@ -4,7 +4,9 @@
 
 For each model the CPU time of a step is measured first; its epochs have as many patches as fit into
 the group's `seconds`, so a cheap model sees more of them than a dear one. CPU time, summed over
-threads, is what is shared out: unlike wall time it hardly depends on what else the machine does.
+threads, is what is shared out: it depends less than wall time on what else the machine does.
+`--measure` only measures steps, of all models in turn, and keeps them in `--runs`: to be done while
+the machine does nothing else, so that the shares are equal.
 `rows.csv` gets one row per run and `rows_cases.csv` one per case and label. Runs in the file are
 skipped and interrupted ones are continued, so a series can be stopped at any moment; several
 processes may share it by `--name` and `--seed`. Nothing is selected: the last weights are scored.
@@ -44,9 +46,14 @@ MEDICAL = cast(Domain, domain)
 
 
 def experiments(group: str) -> Iterator[dict[str, Any]]:
-    """Yield every run of a group, seed by seed."""
+    """Yield every run of a group, seed by seed; a variant may have seeds of its own."""
     described = yaml.safe_load((HERE / "experiments.yaml").read_text(encoding="utf-8"))[group]
-    for seed, variant in itertools.product(described["seeds"], described["variants"]):
+    runs = [
+        (seed, variant)
+        for variant in described["variants"]
+        for seed in variant.get("seeds", described["seeds"])
+    ]
+    for seed, variant in sorted(runs, key=lambda run: run[0]):
         yield {
             "group": group,
             "name": variant["label"],
@@ -86,44 +93,46 @@ def step_seconds(config: RunConfig, steps: int = 12) -> float:
     return float(np.median(taken[2:]))
 
 
-def planned(experiment: Mapping[str, Any], data: Path, folder: Path) -> tuple[RunConfig, float]:
-    """Return a run's configuration and its CPU seconds per step, measured once and written down.
-
-    Args:
-        experiment: one of `experiments`.
-        data: folder of the data set.
-        folder: of the run; a file beside it keeps the measurement for a run that is continued.
-    """
+def configured(experiment: Mapping[str, Any], data: Path, *sets: str) -> RunConfig:
+    """Return the configuration of one of `experiments` on the data set `data`."""
     flags = {
         "data.path": data,
         "model.name": experiment["model"],
         "seed": experiment["seed"],
         "device": "cpu",
     }
-    note = folder.with_suffix(".json")
+    return resolve(MEDICAL, flags=flags, sets=[*experiment["set"], *sets])
+
+
+def measured(experiment: Mapping[str, Any], data: Path, runs: Path) -> float:
+    """Return the CPU seconds of a variant's step: measured once, then read from a file in `runs`.
+
+    Every seed of a variant has the same.
+    """
+    note = runs / f"{experiment['group']}-{experiment['name']}.json"
     if not note.exists():
-        step = step_seconds(resolve(MEDICAL, flags=flags, sets=experiment["set"]))
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        step = step_seconds(configured(experiment, data))
+        runs.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps({"step_seconds": step}), encoding="utf-8")
-    step, epochs = (
-        json.loads(note.read_text(encoding="utf-8"))["step_seconds"],
-        experiment["epochs"],
-    )
-    size = resolve(MEDICAL, flags=flags, sets=experiment["set"]).training.batch_size
+    return float(json.loads(note.read_text(encoding="utf-8"))["step_seconds"])
+
+
+def planned(experiment: Mapping[str, Any], data: Path, step: float) -> RunConfig:
+    """Return a run's configuration, for steps of `step` CPU seconds."""
+    epochs = experiment["epochs"]
+    size = configured(experiment, data).training.batch_size
     patches = size * max(1, round(experiment["seconds"] / (step * epochs)))
-    sets = [
-        *experiment["set"],
-        f"training.epochs={epochs}",
-        f"data.patches_per_epoch={patches}",
-    ]
-    return resolve(MEDICAL, flags=flags, sets=sets), step
+    return configured(
+        experiment, data, f"training.epochs={epochs}", f"data.patches_per_epoch={patches}"
+    )
 
 
 def run(
     experiment: Mapping[str, Any], data: Path, folder: Path
 ) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     """Train one experiment; return its row and those of baselines, and the scores of each case."""
-    config, step = planned(experiment, data, folder)
+    step = measured(experiment, data, folder.parent)
+    config = planned(experiment, data, step)
     resumed, start = folder.exists(), time.process_time()
     if not RunFolder(folder).finished:
         train(MEDICAL, config, folder, resume=True, progress=False)
@@ -201,6 +210,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, help="CPU seconds of each run, not the group's")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--measure", action="store_true", help="only the time of steps")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for experiment in itertools.chain.from_iterable(map(experiments, arguments.group)):
@@ -212,6 +222,10 @@ def main() -> None:
         if left_out or key in done(arguments.out):
             continue
         experiment["seconds"] = arguments.seconds or experiment["seconds"]
+        if arguments.measure:
+            step = measured(experiment, arguments.data, arguments.runs)
+            print(*key, f"{step:.4f} CPU s a step", flush=True)
+            continue
         rows, cases = run(experiment, arguments.data, arguments.runs / "-".join(key))
         append(arguments.out, rows, cases)
         first = rows[0]

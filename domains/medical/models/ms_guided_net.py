@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from domains.medical.models.output import SegmentationOutput
 from domains.medical.models.parts.backbones import LEVELS, ResidualBackbone, ResNeXtBackbone
-from domains.medical.models.parts.convolutions import convolution, fast_layout
+from domains.medical.models.parts.convolutions import convolution, cover, fast_layout
 from domains.medical.models.parts.guided_attention import (
     Guided,
     GuidedStep,
@@ -54,6 +54,8 @@ class MSGuidedNet(nn.Module):
         weights: file of weights of ResNeXt-101 32x8d, or None.
         width: channels of each level; None is 64 in 2-D, as published, and 16 in 3-D.
         backbone_width: channels of the first level of the residual backbone.
+        semantic_width: channels of the first level of the semantic modules, in which most of the
+            work is; None is four times `width` in 2-D, as published, and the width twice in 3-D.
 
     Raises:
         UsageError: ResNeXt in 3-D, or weights for the residual backbone.
@@ -74,6 +76,7 @@ class MSGuidedNet(nn.Module):
         weights: str | None = None,
         width: int | None = None,
         backbone_width: int = 16,
+        semantic_width: int | None = None,
     ) -> None:
         super().__init__()
         if backbone == "resnext101" and spatial_dims != 2:
@@ -81,6 +84,7 @@ class MSGuidedNet(nn.Module):
         if weights is not None and backbone != "resnext101":
             raise UsageError("MSGuidedNet: weights are for backbone=resnext101; leave them out")
         size = width or (64 if spatial_dims == 2 else 16)
+        inner = semantic_width or size * (4 if spatial_dims == 2 else 2)
         stride = 4 if min(patch_size) >= WIDE else 2
         self.backbone = (
             ResNeXtBackbone(channels, weights)
@@ -102,6 +106,7 @@ class MSGuidedNet(nn.Module):
                     spatial_dims,
                     size,
                     LEVELS,
+                    inner,
                     lambda c: PositionModule(
                         "MSGuidedNet", c, attention=attention, options=attention_options
                     ),
@@ -120,13 +125,20 @@ class MSGuidedNet(nn.Module):
         return crop(_enlarge(torch.stack(refined).mean(0), padded))
 
     def outputs(self, image: Tensor) -> SegmentationOutput:
-        """Return the logits with the 8 heads, weight 1 each, and the losses of the guidance."""
+        """Return the logits with the 8 heads, weight 1 each, and the losses of the guidance.
+
+        In 3-D the four heads before attention stay on the grid of the first level.
+        """
         padded, crop = pad_to(image, 4 * self.backbone.stride)
         levels, steps = self._attend(padded)
         all_heads = self._predict(levels, 0) + self._predict(steps[1].maps, LEVELS)
-        large = crop(_enlarge(torch.cat(all_heads, 1), padded)).chunk(2 * LEVELS, 1)
-        logits = torch.stack(large[LEVELS:]).mean(0)
-        heads = tuple((head, 1.0) for head in large)
+        coarse = all_heads[:LEVELS] if image.dim() == 5 else []
+        enlarged = _enlarge(torch.cat(all_heads[len(coarse) :], 1), padded)
+        large = crop(enlarged).chunk(2 * LEVELS - len(coarse), 1)
+        step = [self.backbone.stride] * 3
+        small = [cover(head, image.shape[2:], step) for head in coarse]
+        logits = torch.stack(large[-LEVELS:]).mean(0)
+        heads = tuple((head, 1.0) for head in [*small, *large])
         return SegmentationOutput(logits, heads, semantic_losses(steps))
 
     def _attend(self, image: Tensor) -> tuple[list[Tensor], list[Guided]]:

@@ -39,6 +39,14 @@ def test_the_prediction_is_the_mean_of_the_refined_heads():
     assert all(not torch.allclose(heads[0], other) for other in heads[1:])
 
 
+def test_in_volumes_the_heads_before_attention_stay_coarse():
+    output = small(3).outputs(torch.randn(1, 2, 15, 21, 9))
+    grids = [head.shape[2:] for head, _ in output.heads]
+    assert grids == [(8, 11, 5)] * 4 + [(15, 21, 9)] * 4
+    refined = [head for head, _ in output.heads[4:]]
+    torch.testing.assert_close(output.logits, sum(refined) / 4)
+
+
 def test_auxiliary_losses_are_the_published_sums():
     model, image = small(), torch.randn(2, 2, 32, 40)
     _, steps = model._attend(image)
@@ -81,7 +89,7 @@ def test_samples_do_not_see_each_other():
 
 
 def test_the_semantic_module_narrows_to_a_quarter_and_back():
-    bottleneck, out = SemanticModule(3, 4)(torch.randn(1, 4, 8, 8, 12))
+    bottleneck, out = SemanticModule(3, 4, 8)(torch.randn(1, 4, 8, 8, 12))
     assert bottleneck.shape == (1, 16, 2, 2, 3)
     assert out.shape == (1, 4, 8, 8, 12)
 
@@ -94,6 +102,8 @@ def test_sizes_follow_patch_and_dimensions():
     volume = MSGuidedNet(spatial_dims=3, patch_size=(40, 56, 40), **arguments)
     assert volume.backbone.stride == 2
     assert volume.fuse[0][0].out_channels == 16
+    inner = [m.steps[0].semantic.encoder[0].out_channels for m in (large, volume)]
+    assert inner == [256, 32]
 
 
 def test_other_mechanisms_take_the_place_of_the_scores():

@@ -46,6 +46,33 @@ def convolution(
     return layer(inputs, outputs, kernel, steps, kernel // 2, bias=bias)  # type: ignore[arg-type]
 
 
+class ShallowConvolution(nn.Conv3d):
+    """A 3-D convolution whose weights get right gradients in bfloat16 on shallow grids too.
+
+    oneDNN 3.12 (torch 2.14) gives memory that it never wrote as part of the gradient of weights in
+    bfloat16 where the first axis of the grid is shorter than the kernel: huge numbers or nan, now
+    and then, when an earlier step left some there. Such grids have few positions, so they are
+    computed in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[B, inputs, *grid]` to `[B, outputs, *grid / stride]`."""
+        kind = x.device.type
+        low = x.dtype == torch.bfloat16 or torch.is_autocast_enabled(kind)
+        if kind != "cpu" or not low or x.shape[2] >= self.kernel_size[0]:
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.float()
+        with torch.autocast(kind, enabled=False):
+            return self._conv_forward(x.float(), self.weight.float(), bias).to(x.dtype)
+
+
+def mend_convolutions(model: nn.Module) -> None:
+    """Turn every `nn.Conv3d` of a model, also of other libraries, into `ShallowConvolution`."""
+    for module in model.modules():
+        if type(module) is nn.Conv3d:
+            module.__class__ = ShallowConvolution
+
+
 class ConvolutionBlock(nn.Sequential):
     """A convolution of width 3, instance norm and leaky rectifier."""
 

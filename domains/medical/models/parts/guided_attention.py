@@ -37,7 +37,7 @@ class ChannelModule(nn.Module):
 
 
 class SemanticModule(nn.Module):
-    """A small encoder and decoder through which guidance is passed, C → 2C → 4C → 2C → C.
+    """A small encoder and decoder through which guidance is passed, C → W → 2W → W → C.
 
     Each half has two convolutions with norm and rectifier; the encoder then takes maxima over
     pairs, the decoder enlarges by transposed convolutions.
@@ -45,9 +45,10 @@ class SemanticModule(nn.Module):
     Args:
         spatial_dims: 2 or 3.
         channels: C.
+        width: W; published code has 2C.
     """
 
-    def __init__(self, spatial_dims: int, channels: int) -> None:
+    def __init__(self, spatial_dims: int, channels: int, width: int) -> None:
         super().__init__()
         up = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
         pool = nn.MaxPool2d if spatial_dims == 2 else nn.MaxPool3d
@@ -64,17 +65,17 @@ class SemanticModule(nn.Module):
             ]
 
         self.encoder = nn.Sequential(
-            *pair(channels, 2 * channels), pool(2), *pair(2 * channels, 4 * channels), pool(2)
+            *pair(channels, width), pool(2), *pair(width, 2 * width), pool(2)
         )
         self.decoder = nn.Sequential(
-            *pair(4 * channels, 2 * channels),
-            up(2 * channels, 2 * channels, 2, 2),
-            *pair(2 * channels, channels),
+            *pair(2 * width, width),
+            up(width, width, 2, 2),
+            *pair(width, channels),
             up(channels, channels, 2, 2),
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bottleneck `[B, 4C, *grid / 4]` and the map `[B, C, *grid]` of `x`."""
+        """Return the bottleneck `[B, 2W, *grid / 4]` and the map `[B, C, *grid]` of `x`."""
         bottleneck = self.encoder(x)
         return bottleneck, self.decoder(bottleneck)
 
@@ -106,6 +107,7 @@ class GuidedStep(nn.Module):
         spatial_dims: 2 or 3.
         channels: C of a level.
         levels: how many.
+        semantic_width: W of the semantic module.
         position: makes position attention on maps of C channels.
     """
 
@@ -114,6 +116,7 @@ class GuidedStep(nn.Module):
         spatial_dims: int,
         channels: int,
         levels: int,
+        semantic_width: int,
         position: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
@@ -128,7 +131,7 @@ class GuidedStep(nn.Module):
         def each(make: Callable[[], nn.Module]) -> nn.ModuleList:
             return nn.ModuleList(make() for _ in range(levels))
 
-        self.semantic = SemanticModule(spatial_dims, 2 * channels)
+        self.semantic = SemanticModule(spatial_dims, 2 * channels, semantic_width)
         self.position = each(lambda: branch(position(channels)))
         self.channel = each(lambda: branch(ChannelModule(channels)))
         self.gate = each(lambda: convolution(spatial_dims, 2 * channels, channels, bias=True))

@@ -80,6 +80,50 @@ class MultiScale(nn.Module):
         return F.leaky_relu_(x + self.norm_fine(self.fine(x)) + coarse, SLOPE)
 
 
+class Join(nn.Module):
+    """Enlarge a map and join it with the skip by one convolution.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: of the map, the skip and the result.
+        stride: of the map to the skip, along each axis.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int, stride: tuple[int, ...]) -> None:
+        super().__init__()
+        transposed = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
+        self.enlarge = transposed(channels, channels, stride, stride)  # type: ignore[arg-type]
+        self.block = ConvolutionBlock(spatial_dims, 2 * channels, channels)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Return `[B, channels, *grid of skip]`."""
+        return self.block(torch.cat([self.enlarge(x), skip], 1))
+
+
+class PlainLayer(nn.Module):
+    """Enlarge the coarse map and join it with the skip.
+
+    Args:
+        spatial_dims: 2 or 3.
+        coarse: channels of the coarser map.
+        channels: of the skip and of the result.
+        stride: of the coarser map to the skip, along each axis.
+    """
+
+    def __init__(
+        self, spatial_dims: int, coarse: int, channels: int, stride: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.narrow = convolution(spatial_dims, coarse, channels, 1, bias=True)
+        self.join = Join(spatial_dims, channels, stride)
+
+    def forward(
+        self, x: Tensor, skip: Tensor, step: Sequence[int], skip_step: Sequence[int]
+    ) -> Tensor:
+        """Return `[B, channels, *grid of skip]`; takes what `DecoderLayer` takes."""
+        return self.join(self.narrow(x), skip)
+
+
 class DecoderLayer(nn.Module):
     """Query the skip from the coarse map, read that at several scales, enlarge and join.
 
@@ -104,16 +148,13 @@ class DecoderLayer(nn.Module):
         choice: AttentionChoice,
     ) -> None:
         super().__init__()
-        transposed = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
         self.narrow = convolution(spatial_dims, coarse, channels, 1, bias=True)
         self.cross = CrossAttention(spatial_dims, channels, choice)
         self.scales = MultiScale(spatial_dims, channels)
-        self.enlarge = transposed(channels, channels, stride, stride)  # type: ignore[arg-type]
-        self.join = ConvolutionBlock(spatial_dims, 2 * channels, channels)
+        self.join = Join(spatial_dims, channels, stride)
 
     def forward(
         self, x: Tensor, skip: Tensor, step: Sequence[int], skip_step: Sequence[int]
     ) -> Tensor:
         """Return `[B, channels, *grid of skip]`; see `CrossAttention` for the arguments."""
-        x = self.scales(self.cross(self.narrow(x), skip, step, skip_step))
-        return self.join(torch.cat([self.enlarge(x), skip], 1))
+        return self.join(self.scales(self.cross(self.narrow(x), skip, step, skip_step)), skip)
