@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
@@ -77,23 +78,67 @@ def check(
 
 @app.command("benchmark")
 def benchmark(
-    lengths: Annotated[str, typer.Option(help="Sequence lengths.")] = "128,512,1024",
-    rounds: Annotated[int, typer.Option(help="Timed rounds.")] = 5,
+    names: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(help="Mechanisms; every one if absent.", show_default=False),
+    ] = None,
+    lengths: Annotated[str, typer.Option(help="Numbers of positions.")] = "512,1024,2048,4096",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder for costs.csv, crossovers.csv and pictures."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --out holds.")] = False,
+    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    heads: Annotated[int, typer.Option(help="Heads.")] = 4,
+    head_dim: Annotated[int, typer.Option(help="Width of a head.")] = 32,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, ...")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Threads on the CPU; PyTorch's number if absent."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Timed calls of a cell at most.")] = 25,
+    limit_seconds: Annotated[float, typer.Option(help="Seconds that a cell may take.")] = 120.0,
+    limit_gib: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="GiB that a cell may take; half of the machine's if absent."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
-    """Time every mechanism of the attention family against softmax attention."""
-    with guarded("all", {"debug": debug}):
+    """Time, memory and error of mechanisms beside fused softmax attention, over lengths."""
+    with guarded("all", {"debug": debug, "out": out}):
         try:
             sizes = [int(length) for length in lengths.split(",")]
         except ValueError as error:
             raise UsageError(f"--lengths {lengths}: expected integers, such as 128,512") from error
-        if min(sizes) < 1 or rounds < 1:
-            raise UsageError("--lengths and --rounds: expected positive integers")
-        say(
-            "batch 4, 4 heads of 32; forward without mask, those marked causal with one; "
-            "time as a ratio to softmax without mask"
+        import torch
+
+        from shared_runtime.attention_benchmark.cells import Settings
+        from shared_runtime.attention_benchmark.command import benchmark, default_limit
+        from shared_runtime.attention_benchmark.crossover import summary
+        from shared_runtime.devices import resolve_device
+        from shared_runtime.results import aligned
+
+        place = resolve_device(device).type
+        settings = Settings(
+            batch=batch,
+            heads=heads,
+            head_dim=head_dim,
+            dtype=dtype,
+            device=place,
+            threads=torch.get_num_threads() if threads is None else threads,
+            rounds=rounds,
+            limit_seconds=limit_seconds,
+            limit_gib=default_limit(place) if limit_gib is None else limit_gib,
         )
-        print(_time_table(sizes, rounds))
+        tell = _nothing if quiet else say
+        rows = benchmark(names or (), sizes, settings, out=out, resume=resume, tell=tell)
+        print(aligned(summary(rows)))
+
+
+def _nothing(line: str) -> None:
+    pass
 
 
 def _describe(spec: Any) -> dict[str, Any]:
@@ -108,38 +153,3 @@ def _describe(spec: Any) -> dict[str, Any]:
             for option in spec.options
         ],
     }
-
-
-def _time_table(lengths: list[int], rounds: int) -> str:
-    from functools import partial
-
-    import torch
-
-    from shared_attention import catalogue, masks
-    from shared_runtime.results import aligned
-    from shared_runtime.timing import interleaved
-
-    modules = {
-        name: spec.build(num_heads=4, head_dim=32).eval()
-        for name, spec in catalogue().items()
-        if spec.family == "attention"
-    }
-    always = {n for n in modules if catalogue()[n].capabilities.causal == "always"}
-    columns = []
-    for length in lengths:
-        q, k, v = torch.randn(3, 4, 4, length, 32).unbind(0)
-        calls = {
-            name: partial(module, q, k, v, mask=masks.causal() if name in always else None)
-            for name, module in modules.items()
-        }
-        with torch.inference_mode():
-            columns.append(interleaved(calls, rounds=rounds, device=q.device))
-    lines = [["NAME", *(f"L={length}" for length in lengths)]]
-    lines += [
-        [
-            f"{name} (causal)" if name in always else name,
-            *(f"{column[name] / column['softmax']:.2f}" for column in columns),
-        ]
-        for name in modules
-    ]
-    return aligned(lines)

@@ -213,7 +213,8 @@ def _block(grid: tuple[int, int], window: int) -> int:
     )
 
 
-_remembered = functools.lru_cache(maxsize=32)(_plan)
+_remembered = functools.lru_cache(maxsize=32)(torch.inference_mode(False)(_plan))
+"""Made outside inference mode, whoever asks first: gradients may need them later."""
 
 
 def _offsets(size: int, cells: int) -> tuple[Tensor, Tensor]:

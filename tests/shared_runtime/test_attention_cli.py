@@ -24,10 +24,14 @@ def test_list() -> None:
     assert all(row["name"] in heed("list") for row in rows)
 
 
-def test_benchmark_is_relative_to_softmax() -> None:
-    lines = heed("benchmark", "--lengths", "8,16", "--rounds", "1").splitlines()
-    assert lines[0].split() == ["NAME", "L=8", "L=16"]
-    assert ["softmax", "1.00", "1.00"] in [line.split() for line in lines]
+def test_benchmark_prints_crossovers() -> None:
+    lines = heed("benchmark", "softmax", "lama", "--lengths", "8,16", "--rounds", "1").splitlines()
+    assert lines[0].startswith("NAME") and "SPEED AT 16" in lines[0]
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["softmax", "full"],
+        ["softmax", "causal"],
+        ["lama", "full"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +41,8 @@ def test_benchmark_is_relative_to_softmax() -> None:
         (["check", "softmax", "--all"], "give the name of one mechanism, or --all"),
         (["check", "sofmax"], "did you mean softmax?"),
         (["benchmark", "--lengths", "8,x"], "--lengths 8,x: expected integers"),
-        (["benchmark", "--rounds", "0"], "expected positive integers"),
+        (["benchmark", "--rounds", "0"], "--rounds: expected a positive number"),
+        (["benchmark", "sofmax"], "did you mean softmax?"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str) -> None:
