@@ -16,7 +16,11 @@ from shared_attention.explain.heads import (
 )
 from shared_attention.explain.matrix import attention_matrix
 from shared_attention.explain.operators import OperatorMatrix, operator_matrix
-from shared_attention.explain.relevance import gradient_relevance, relevance_rollout, value_relevance
+from shared_attention.explain.relevance import (
+    gradient_relevance,
+    relevance_rollout,
+    value_relevance,
+)
 from shared_attention.explain.retrieval import retrieval_scores
 from shared_attention.explain.rollout import rollout
 

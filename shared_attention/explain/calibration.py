@@ -20,8 +20,9 @@ from shared_attention.layers.multihead import MultiHeadAttention
 def calibrate(weights: Tensor, *, alpha: float = 5.0, beta: float = 0.4) -> Tensor:
     """Scale the weights of later sinks by `beta` and give the rest to other keys.
 
-    What sinks lose is shared out in proportion to the weights of the keys that are no sinks, so
-    that rows keep their sum. The first visible key keeps its weight where it is a sink.
+    What they lose goes to the other keys of the row in proportion to their weights, so that rows
+    keep their sum. The first visible key, sink or not, is among those others; a row that sees
+    later sinks only stays as it is.
 
     Args:
         weights: `[B, H, L, S]`, not negative.
@@ -36,7 +37,8 @@ def calibrate(weights: Tensor, *, alpha: float = 5.0, beta: float = 0.4) -> Tens
         UnsupportedError: A weight is negative.
 
     Source: Yu et al., Unveiling and Harnessing Hidden Attention Sinks, ICML 2024
-    (arXiv:2406.15765), section 4.
+    (arXiv:2406.15765), section 4. As in the published code the first key gets its share; there
+    whichever sink comes first is spared, here the first visible key only.
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"calibrate: beta got {beta}, expected 0 to 1")
@@ -47,13 +49,12 @@ def calibrate(weights: Tensor, *, alpha: float = 5.0, beta: float = 0.4) -> Tens
         )
     found = find_sinks(weights, alpha=alpha)
     sinks = found.later[:, :, None]
-    others = ~(sinks | found.first[:, :, None])
     freed = (1 - beta) * (weights * sinks).sum(-1, keepdim=True)
-    rest = (weights * others).sum(-1, keepdim=True)
-    tiny = torch.finfo(weights.dtype).tiny
-    scale = torch.where(rest > tiny, 1 + freed / rest.clamp_min(tiny), torch.ones_like(rest))
-    calibrated = torch.where(sinks, beta * weights, torch.where(others, scale * weights, weights))
-    return torch.where(rest > tiny, calibrated, weights)
+    rest = (weights * ~sinks).sum(-1, keepdim=True)
+    least = torch.finfo(weights.dtype).eps
+    scale = 1 + freed / rest.clamp_min(least)
+    changed = torch.where(sinks, beta * weights, scale * weights)
+    return torch.where(rest > least, changed, weights)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shared_attention.errors import UnsupportedError
 from shared_attention.explain.matrix import attention_matrix, refuse_nonlinear
 from shared_attention.explain.randomness import random_state, restore
 from shared_attention.layers.multihead import MultiHeadAttention
@@ -108,9 +107,7 @@ def _watch(name: str, layer: MultiHeadAttention, seen: OnCall) -> list[Any]:
     entered: list[Tensor] = []
     replaying = False
 
-    def enter(
-        module: nn.Module, inputs: tuple[Tensor, ...], arguments: Mapping[str, Any]
-    ) -> None:
+    def enter(module: nn.Module, inputs: tuple[Tensor, ...], arguments: Mapping[str, Any]) -> None:
         entered[:] = [inputs[0] if inputs else arguments["x"]]
 
     def remember(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -13,7 +13,7 @@ class Sinks(NamedTuple):
     """Keys that draw attention whatever the query."""
 
     received: Tensor
-    """Mean weight that each key gets over the queries, `[B, H, S]`."""
+    """Mean weight of each key over the queries from the first that sees it on, `[B, H, S]`."""
     first: Tensor
     """Whether the first visible key is a sink, bool `[B, H, S]`, False at every other key."""
     later: Tensor
@@ -58,10 +58,11 @@ def _rows(weights: Tensor) -> tuple[Tensor, Tensor]:
 def find_sinks(weights: Tensor, *, alpha: float = 5.0) -> Sinks:
     """Find keys that get more than `alpha` times their even share, N visible keys of it.
 
-    A key is a sink of a head on one input where the mean over queries of its weight exceeds
-    alpha / N. The first visible key is told apart from later ones, which paper 2406.15765 found.
-    Weights are taken absolute, with rows that sum to one; hidden rows and keys are left out. With
-    no more than `alpha` keys nothing can be a sink.
+    A key is a sink of a head on one input where the mean of its weight, over the queries from the
+    first that sees it on, exceeds alpha / N. So a causal mask does not hide a late sink; a key
+    near the end is judged by few queries, the last one by itself alone. The first visible key is
+    told apart from later ones. Weights are taken absolute, with rows that sum to one; rows and
+    keys that are hidden are left out. With no more than `alpha` keys there is no sink.
 
     Args:
         weights: `[B, H, L, S]`.
@@ -70,13 +71,15 @@ def find_sinks(weights: Tensor, *, alpha: float = 5.0) -> Sinks:
     Raises:
         ValueError: `alpha` is not positive.
 
-    Source: Yu et al., Unveiling and Harnessing Hidden Attention Sinks, ICML 2024, section 3.
+    Source: Yu et al., Unveiling and Harnessing Hidden Attention Sinks, ICML 2024
+    (arXiv:2406.15765), section 3; the mean is that of the published code.
     """
     if not alpha > 0:
         raise ValueError(f"find_sinks: alpha got {alpha}, expected more than 0")
     rows, used = _rows(weights)
-    received = rows.sum(-2) / used.sum(-1, keepdim=True).clamp_min(1)
-    seen = (rows > 0).flatten(1, 2).any(1)
+    begun = (rows > 0).cummax(-2).values & (used > 0)[..., None]
+    received = rows.sum(-2) / begun.sum(-2).clamp_min(1)
+    seen = begun.flatten(1, 2).any(1)
     found = received > alpha / seen.sum(-1).clamp_min(1)[:, None, None]
     first = seen & (seen.cumsum(-1) == 1)
     return Sinks(received, found & first[:, None], found & ~first[:, None])
@@ -114,7 +117,7 @@ def mean_by_context(values: Tensor, context: Tensor) -> Tensor:
     Raises:
         ValueError: `context` does not fit.
     """
-    batch, heads, length = values.shape
+    batch, _, length = values.shape
     if context.dim() != 2 or len(context) != batch or context.shape[1] not in (1, length):
         raise ValueError(
             f"mean_by_context: context has shape {list(context.shape)}, "

@@ -28,7 +28,7 @@ class OperatorMatrix:
     """What an operator mixes, `weights @ values + rest`, and with which weights."""
 
     weights: Tensor
-    """`[B, H, L, S]`; positions of grids in their order, channels for `channel`, B = 1 of graphs."""
+    """`[B, H, L, S]`; grids in the order of their positions, B = 1 for graphs."""
     values: Tensor
     """`[B, H, S, D]`."""
     rest: Tensor | None = None
@@ -209,8 +209,9 @@ def _apply_to_identity(
         return mixed(out if reader is None else found)
 
     identity = torch.eye(count, -(-count // width) * width)
-    with _hooked(maker.register_forward_hook(replace)), _hooked(
-        None if reader is None else reader.register_forward_pre_hook(read)
+    with (
+        _hooked(maker.register_forward_hook(replace)),
+        _hooked(None if reader is None else reader.register_forward_pre_hook(read)),
     ):
         rest = run(torch.zeros(count, width))
         parts = [run(part) - rest for part in identity.split(width, 1)]
