@@ -136,13 +136,13 @@ def head_figure(
         _array(table), cmap="RdBu" if signed else "Blues",
         vmin=-(top or 1.0) if signed else 0, vmax=top or 1.0, aspect="auto",
     )  # fmt: skip
-    for row in range(len(table)):
+    for layer in range(len(table)):
         for head in range(heads):
-            number = float(table[row, head])
+            number = float(table[layer, head])
             if number == number:
                 dark = abs(number) > 0.6 * top
                 place.text(
-                    head, row, f"{number:.2f}", ha="center", va="center", fontsize=8,
+                    head, layer, f"{number:.2f}", ha="center", va="center", fontsize=8,
                     color="white" if dark else INK,
                 )  # fmt: skip
     _names(place.xaxis, [str(n) for n in range(heads)], heads)
