@@ -61,8 +61,9 @@ def find_sinks(weights: Tensor, *, alpha: float = 5.0) -> Sinks:
     A key is a sink of a head on one input where the mean of its weight, over the queries from the
     first that sees it on, exceeds alpha / N. So a causal mask does not hide a late sink; a key
     near the end is judged by few queries, the last one by itself alone. The first visible key is
-    told apart from later ones. Weights are taken absolute, with rows that sum to one; rows and
-    keys that are hidden are left out. With no more than `alpha` keys there is no sink.
+    told apart from later ones. Weights are taken absolute, with rows that sum to one. Visible are
+    the queries and keys of a sample that have any weight in any head; with no more than `alpha`
+    of these keys there is no sink.
 
     Args:
         weights: `[B, H, L, S]`.

@@ -178,7 +178,7 @@ def _names(axis: Any, labels: Sequence[str] | None, count: int, *, rotate: bool 
     step = max(1, -(-count // _MOST_LABELS)) if labels is not None else max(1, count // 6)
     at = list(range(0, count, step))
     shown = [str(n) for n in at] if labels is None else [labels[n] for n in at]
-    turned = rotate and labels is not None and max(map(len, shown)) > 2
+    turned = rotate and labels is not None and max(map(len, shown)) > (1 if count > 20 else 2)
     axis.set_ticks(at, shown, rotation=90 if turned else 0)
 
 
