@@ -55,20 +55,26 @@ def head_importance(model: nn.Module, score: Callable[[], float]) -> dict[str, T
 
     Args:
         model: Any module.
-        score: Runs the model and says how good it is, as accuracy on held-out examples.
+        score: Runs the model and says how good it is, as accuracy on held-out examples; called
+            without gradients.
 
     Returns:
         `[H]` by layer; negative where the model is better without the head.
     """
-    whole = score()
+    whole = _quietly(score)
     found = {}
     for name, layer in named_layers(model).items():
         losses = torch.zeros(layer.num_heads)
         for head in range(layer.num_heads):
             with ablate(model, {name: [head]}):
-                losses[head] = whole - score()
+                losses[head] = whole - _quietly(score)
         found[name] = losses
     return found
+
+
+def _quietly(score: Callable[[], float]) -> float:
+    with torch.no_grad():
+        return score()
 
 
 def named_layers(model: nn.Module) -> dict[str, MultiHeadAttention]:
