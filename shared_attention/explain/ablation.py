@@ -61,18 +61,19 @@ def head_importance(model: nn.Module, score: Callable[[], float]) -> dict[str, T
     Returns:
         `[H]` by layer; negative where the model is better without the head.
     """
-    whole = _quietly(score)
+    whole = quietly(score)
     found = {}
     for name, layer in named_layers(model).items():
         losses = torch.zeros(layer.num_heads)
         for head in range(layer.num_heads):
             with ablate(model, {name: [head]}):
-                losses[head] = whole - _quietly(score)
+                losses[head] = whole - quietly(score)
         found[name] = losses
     return found
 
 
-def _quietly(score: Callable[[], float]) -> float:
+def quietly(score: Callable[[], float]) -> float:
+    """Return the score, computed without gradients."""
     with torch.no_grad():
         return score()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_attention.errors import UnsupportedError
-from shared_attention.explain.ablation import Heads, check_heads
+from shared_attention.explain.ablation import Heads, check_heads, quietly
 from shared_attention.explain.capture import attention_layers
 from shared_attention.explain.heads import find_sinks
 from shared_attention.explain.matrix import attention_matrix
@@ -136,8 +136,8 @@ def heads_to_calibrate(
 
     Args:
         model: Any module.
-        score: Runs the model on held-out examples and says how good it is; not the examples
-            that calibration is judged on.
+        score: Runs the model on held-out examples and says how good it is, called without
+            gradients; not the examples that calibration is judged on.
         alpha: As for `calibrate`.
         beta: As for `calibrate`.
         least: A head is kept where the score rises by more.
@@ -148,12 +148,12 @@ def heads_to_calibrate(
     Raises:
         UnsupportedError: A layer's mechanism is not linear in v or has negative weights.
     """
-    plain = score()
+    plain = quietly(score)
     found: dict[str, list[int]] = {}
     for name, layer in attention_layers(model, "calibration").items():
         for head in range(layer.num_heads):
             with calibrated(model, {name: [head]}, alpha=alpha, beta=beta):
-                gain = score() - plain
+                gain = quietly(score) - plain
             if gain > least:
                 found.setdefault(name, []).append(head)
     return found
