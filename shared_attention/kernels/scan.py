@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_attention.kernels.support import padded, precision
+from shared_attention.kernels.support import LEAST, padded, precision
 from shared_attention.primitives.first_gradient import first_gradient
 
-CHUNK = 64
-NARROW_CHUNK = 32
-"""Positions per chunk of keys wider than 64, whose tiles would not fit beside each other."""
-VALUES = 64
-"""Columns of the values that a program reads at a time."""
+TILE = 2**13
+"""Bytes of the queries of one chunk: more, and the tiles of a program do not fit beside each
+other in a processor's registers and shared memory."""
+LONGEST = 64
+"""Most positions of a chunk."""
 LEAST_SUM = 1e-20
 """Floor of the sum of weights by which outputs are divided."""
 STRONGEST = -128.0
@@ -35,7 +35,7 @@ def scan(
 
     As `primitives.linear_scan` and `decayed_scan`, in the type of the inputs: products of half
     precision, sums in float32. Memory beside inputs and outputs is one state for each chunk of 64
-    positions, and, with decays, their running sums. Gradients flow to every tensor, once.
+    positions or fewer, and, with decays, their running sums. Gradients flow to every tensor, once.
 
     Args:
         q: `[B, H, L, F]`, F up to 128.
@@ -79,7 +79,7 @@ class _Scan(torch.autograd.Function):
         norm = q.new_empty(q.shape[:3] if normalised else 1, dtype=torch.float32)
         _kernels().outputs[(sizes.problems * sizes.chunks,)](
             q, k, v, q if sums is None else sums, *kept, out, norm, *sizes.shape, LEAST_SUM,
-            **sizes.tiles, LEVELS=sizes.levels,
+            **sizes.tiles, LEVELS=sizes.levels, num_stages=2,
         )  # fmt: skip
         ctx.save_for_backward(q, k, v, log_decay, start, start_sum, sums, *kept, out, norm)
         ctx.sizes = sizes
@@ -104,6 +104,7 @@ class _Scan(torch.autograd.Function):
         _kernels().gradients[(sizes.problems * sizes.chunks,)](
             q, k, v, q if sums is None else sums, *kept, *d_kept, d_out, d_norm,
             d_q, d_k, d_v, d_decay, *sizes.shape, **sizes.tiles, LEVELS=sizes.levels,
+            num_warps=8, num_stages=1,
         )  # fmt: skip
         d_log = None
         if log_decay is not None:
@@ -128,14 +129,15 @@ class _Sizes:
         self.heads = (batch, heads)
         self.problems = batch * heads
         self.decays, self.normalised = decays, normalised
-        self.chunk = CHUNK if width <= CHUNK else NARROW_CHUNK
+        fitting = TILE // (padded(width) * q.element_size() * (2 if decays else 1))
+        self.chunk = max(min(fitting, LONGEST), LEAST)
         self.chunks = -(-length // self.chunk)
         self.levels = self.chunk.bit_length() - 1
         self.shape = (length, self.chunks, width, v.shape[-1])
         self.tiles = {
             "C": self.chunk,
             "F": padded(width),
-            "V": min(padded(v.shape[-1]), VALUES),
+            "V": min(padded(v.shape[-1]), 128 // q.element_size()),
             "DECAY": decays,
             "NORMAL": normalised,
             "PRECISION": precision(q.dtype),
@@ -165,6 +167,7 @@ def _carry(
         rows, values, kept_sum if extra is None else extra, rows if sums is None else sums,
         first, first_sum, kept, kept_sum, last, last_sum, *sizes.shape,
         **{**sizes.tiles, "F": f}, HAS_START=start[0] is not None, REVERSE=reverse,
+        num_stages=2,
     )  # fmt: skip
     return (kept, kept_sum), (last, last_sum)
 
