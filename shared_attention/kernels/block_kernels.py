@@ -98,7 +98,7 @@ def forward(  # type: ignore[no-untyped-def]
     total = tl.zeros([M], tl.float32)
     mixed = tl.zeros([M, W], tl.float32)
     for n in range(first, final + 1):
-        keys, values, scores, within, away = _tile(
+        _keys, values, scores, _within, _away = _tile(
             query, k, v, valid, end, low, high, home, problem, sample, n, scale,
             count, width, wide, block, d, w, N, LANDMARK, CAUSAL, HAS_VALID, PRECISION,
         )  # fmt: skip
@@ -169,13 +169,11 @@ def query_gradients(  # type: ignore[no-untyped-def]
             query, k, v, valid, end, low, high, home, problem, sample, n, scale,
             count, width, wide, block, d, w, N, LANDMARK, CAUSAL, HAS_VALID, PRECISION,
         )  # fmt: skip
-        weights, slopes = _slopes(
+        _weights, slopes = _slopes(
             scores, within, away, values, given, level, mean, block, N, LANDMARK, PRECISION
         )
         found += tl.dot(slopes.to(keys.dtype), keys, input_precision=PRECISION)
-    tl.store(
-        d_q + row * width + d[None, :], (found * scale).to(d_q.dtype.element_ty), mask=cell
-    )
+    tl.store(d_q + row * width + d[None, :], (found * scale).to(d_q.dtype.element_ty), mask=cell)
 
 
 @triton.jit
@@ -216,7 +214,7 @@ def key_gradients(  # type: ignore[no-untyped-def]
         low, high, home = _queries(
             own, last, sample, i, length, offset, left, right, block, real, M, LANDMARK
         )
-        keys, values, scores, within, away = _tile(
+        _keys, values, scores, within, away = _tile(
             query, k, v, valid, end, low, high, home, problem, sample, n, scale,
             count, width, wide, block, d, w, N, LANDMARK, CAUSAL, HAS_VALID, PRECISION,
         )  # fmt: skip

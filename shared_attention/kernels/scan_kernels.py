@@ -142,9 +142,7 @@ def outputs(  # type: ignore[no-untyped-def]
     for first in range(0, wide, V):
         w = first + tl.arange(0, V)
         columns = (w < wide)[None, :]
-        value = tl.load(
-            v + t[:, None] * wide + w[None, :], mask=real[:, None] & columns, other=0.0
-        )
+        value = tl.load(v + t[:, None] * wide + w[None, :], mask=real[:, None] & columns, other=0.0)
         state = tl.load(
             kept + program * width * wide + f[:, None] * wide + w[None, :],
             mask=(f < width)[:, None] & columns,
@@ -208,9 +206,7 @@ def gradients(  # type: ignore[no-untyped-def]
         read_k += tl.dot(value, tl.trans(d_state), input_precision=PRECISION)
         d_value = tl.dot(tl.trans(weights), given, input_precision=PRECISION)
         d_value += tl.dot(writing, d_state, input_precision=PRECISION)
-        tl.store(
-            d_v + place_v, d_value.to(d_v.dtype.element_ty), mask=real[:, None] & columns
-        )
+        tl.store(d_v + place_v, d_value.to(d_v.dtype.element_ty), mask=real[:, None] & columns)
         if DECAY:
             through += tl.sum(state.to(tl.float32) * d_state.to(tl.float32), 1)
     if NORMAL:

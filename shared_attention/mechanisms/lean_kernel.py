@@ -2,7 +2,8 @@
 
 Which tiles a program reads follows from the lengths on the device, so that a step of decoding
 waits for nothing on the host. As programs and rows advance together along the line of tiles, the
-part of row r that program p reads has the number r + p, and no other part has it.
+part of row r that program p reads has the number r + p, and no other part has it. Of more
+programs than tiles, those beyond the tiles do nothing.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ def _decode(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """Attend to one share of the tiles: outputs and log-sum-exp of each row in it."""
     worker = tl.program_id(0).to(tl.int64)
-    workers = tl.num_programs(0)
     tiles = tl.load(ends + row_count - 1)
-    tile = worker * tiles // workers
-    final = (worker + 1) * tiles // workers
+    workers = tl.maximum(tl.minimum(tiles, tl.num_programs(0)), 1)  # each has a tile
+    tile = tl.minimum(worker * tiles // workers, tiles)
+    final = tl.minimum((worker + 1) * tiles // workers, tiles)
     m = tl.arange(0, M)
     n = tl.arange(0, N)
     dk = tl.arange(0, DK)
     dv = tl.arange(0, DV)
     row = tl.zeros([], tl.int64)
-    above = row_count
+    above = row + row_count
     while row < above:
         middle = (row + above) // 2
         if tl.load(ends + middle) > tile:
@@ -109,9 +110,7 @@ def _decode(  # type: ignore[no-untyped-def]
         if tile == end:
             row += 1
             # Rows without a key have no tile.
-            while (row < row_count) & (
-                tl.load(ends + tl.minimum(row, row_count - 1)) == end
-            ):
+            while (row < row_count) & (tl.load(ends + tl.minimum(row, row_count - 1)) == end):
                 row += 1
 
 
@@ -126,6 +125,7 @@ def _merge(  # type: ignore[no-untyped-def]
     dv = tl.arange(0, DV)
     cell = (m[:, None] < queries) & (dv[None, :] < V_WIDTH)
     tiles = tl.load(ends + row_count - 1)
+    workers = tl.maximum(tl.minimum(tiles, workers), 1)
     end = tl.load(ends + row)
     begin = end - (tl.load(lengths + row) + N - 1) // N
     top = tl.full([M], -float("inf"), tl.float32)

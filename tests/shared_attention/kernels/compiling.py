@@ -84,9 +84,7 @@ def _resources(kernel: Any) -> Resources:
     return Resources(meta.name, registers, stack + local, meta.shared, meta.num_warps)
 
 
-def compile_kernels(
-    name: str, capability: int, width: int, dtype: torch.dtype
-) -> list[Resources]:
+def compile_kernels(name: str, capability: int, width: int, dtype: torch.dtype) -> list[Resources]:
     """Compile the kernels of one mechanism, forward and backward, and say what they take.
 
     Args:

@@ -154,7 +154,7 @@ def test_kernels_are_taken_by_name_only_and_refuse_with_reasons():
         assert explain_dispatch(q, k, v, name, masks.causal()).chosen == "eager"
     with pytest.raises(UnsupportedError, match="without a causal mask"):
         attention(q, k, v, "linear", backend="triton")
-    with pytest.raises(UnsupportedError, match="does not compute in torch.float64"):
+    with pytest.raises(UnsupportedError, match=r"does not compute in torch\.float64"):
         attention(q.double(), k.double(), v.double(), "window", backend="triton")
     with pytest.raises(UnsupportedError, match="give top_k=None"):
         attention(q, k, v, "landmark", backend="triton", top_k=1)
