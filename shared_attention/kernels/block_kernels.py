@@ -54,10 +54,9 @@ def _tile(  # type: ignore[no-untyped-def]
     away = home != home
     if LANDMARK:
         seen = seen & (inside < block - 1)[None, :]
+        away = (n != home) & ((n + 1) * block <= end) & (high >= 0)
         if CAUSAL:
             away = n < home
-        else:
-            away = (n != home) & ((n + 1) * block <= end) & (high >= 0)
         seen = seen & (away | (home == n))[:, None]
         tokens = tl.where(seen, scores, -float("inf"))
         top = tl.max(tokens, 1)
