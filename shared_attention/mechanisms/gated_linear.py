@@ -9,6 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_attention import masks
+from shared_attention.errors import UnsupportedError
+from shared_attention.inputs import check_inputs
+from shared_attention.kernels import scan as kernels
+from shared_attention.kernels import support
 from shared_attention.masks import Mask
 from shared_attention.primitives.decayed_scan import decayed_scan
 from shared_attention.primitives.heads import expand_heads
@@ -27,6 +31,7 @@ def gated_linear_attention(
     *,
     valid: Tensor | None = None,
     scale: float | None = None,
+    backend: str = "eager",
 ) -> tuple[Tensor, Tensor]:
     """Return out_t = scale q_t S_t with S_t = diag(α_t) S_{t-1} + k_t v_tᵀ, and the last S.
 
@@ -41,19 +46,30 @@ def gated_linear_attention(
         state: `[B, Hk, Dk, Dv]` of earlier positions.
         valid: bool `[B, L]`, the positions that are real.
         scale: Defaults to 1 / sqrt(Dk).
+        backend: "eager" or "triton", which is then used or refused.
 
     Returns:
         `(out [B, H, L, Dv], state [B, Hk, Dk, Dv])`; the state is at least float32.
 
+    Raises:
+        ValueError: There is no backend of that name.
+        UnsupportedError: The Triton kernels cannot serve the inputs.
+
     Source: Yang et al., Gated Linear Attention Transformers, eq. 3.
     """
+    if backend not in ("eager", "triton"):
+        raise ValueError(f"gated_linear has no backend {backend!r}; expected eager or triton")
+    reasons = support.why_not(check_inputs(q, k, v)) if backend == "triton" else []
+    if reasons:
+        raise UnsupportedError(f"gated_linear cannot serve this call; triton: {', '.join(reasons)}")
     heads, groups = q.shape[1], q.shape[1] // k.shape[1]
     if valid is not None:
         k, v = blank_hidden(k, v, valid[:, None, None])
         log_decay = log_decay.masked_fill(~valid[:, None, :, None], 0)
     k, v, log_decay = (expand_heads(x, heads) for x in (k, v, log_decay))
     state = None if state is None else expand_heads(state, heads)
-    out, after = decayed_scan(q, k, v, log_decay, state)
+    scan = decayed_scan if backend == "eager" else kernels.scan
+    out, after = scan(q, k, v, log_decay, state)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     return (scale * out).to(q.dtype), after[:, ::groups]
 
@@ -85,19 +101,26 @@ class GatedLinearAttention(nn.Module):
         head_dim: Width of a key.
         rank: Width of the bottleneck.
         normaliser: Root taken of the gates; larger remembers longer.
+        backend: Of `gated_linear_attention`.
 
     Raises:
         ValueError: `rank` or `normaliser` is not positive.
     """
 
     def __init__(
-        self, num_heads: int, head_dim: int, rank: int = 16, normaliser: float = 16.0
+        self,
+        num_heads: int,
+        head_dim: int,
+        rank: int = 16,
+        normaliser: float = 16.0,
+        backend: str = "eager",
     ) -> None:
         super().__init__()
         for name, value in (("rank", rank), ("normaliser", normaliser)):
             if value <= 0:
                 raise ValueError(f"gated_linear: option {name} got {value}, expected more than 0")
         self.normaliser = normaliser
+        self.backend = backend
         self.down = nn.Parameter(torch.empty(num_heads, head_dim, rank))
         self.up = nn.Parameter(torch.empty(num_heads, rank, head_dim))
         self.bias = nn.Parameter(torch.zeros(num_heads, 1, head_dim))
@@ -155,7 +178,9 @@ class GatedLinearAttention(nn.Module):
             k, v = blank_hidden(k, v, valid[:, None, None])
         gates = k @ self.down @ self.up + self.bias
         log_decay = F.logsigmoid(gates.to(torch.promote_types(k.dtype, torch.float32)))
-        return gated_linear_attention(q, k, v, log_decay / self.normaliser, state, valid=valid)
+        return gated_linear_attention(
+            q, k, v, log_decay / self.normaliser, state, valid=valid, backend=self.backend
+        )
 
 
 SPEC = MechanismSpec(

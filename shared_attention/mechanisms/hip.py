@@ -150,8 +150,8 @@ SPEC = MechanismSpec(
     ),
     function=hip_attention,
     implementations=(
-        Backend("triton", _triton, hip_triton.why_not),
         Backend("eager", hip_attention),
+        Backend("triton", _triton, hip_triton.why_not),
     ),
     reference=reference_hip,
     init_state=empty_hip,

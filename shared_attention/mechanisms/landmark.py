@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared_attention.errors import UnsupportedError
+from shared_attention.inputs import Inputs
+from shared_attention.kernels import blocks as kernels
+from shared_attention.kernels import support
 from shared_attention.masks import Mask
 from shared_attention.mechanisms.kv_state import KeyValueState, empty_state
 from shared_attention.primitives.attend import softmax
@@ -15,7 +19,7 @@ from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.ranks import packed, ranks
 from shared_attention.references.landmark import reference_landmark
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec, Option
+from shared_attention.spec import Backend, Capabilities, MechanismSpec, Option
 
 ROWS = 256
 """Queries that attend to all blocks at a time."""
@@ -116,9 +120,7 @@ def _attend(
     block: int,
     top_k: int | None,
 ) -> Tensor:
-    for name, value, least in (("block", block, 2), ("top_k", top_k, 1)):
-        if value is not None and value < least:
-            raise ValueError(f"landmark: option {name} got {value}, expected at least {least}")
+    _check(block, top_k)
     (heads, length), count = q.shape[1:3], k.shape[2]
     place = ranks(valid, length, count, q.device)
     real = torch.full((1,), count, device=q.device) if valid is None else valid.sum(1)
@@ -143,6 +145,47 @@ def _attend(
         else:
             outs.append(view.attend_retrieved(query, near, far, top_k))
     return torch.cat(outs, dim=2).to(q.dtype)
+
+
+def _triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    block: int = 64,
+    top_k: int | None = None,
+) -> Tensor:
+    parts = accept(SPEC, q, k, v, mask)
+    _check(block, top_k)
+    if top_k is not None:
+        raise UnsupportedError("landmark: triton: it reads all blocks, give top_k=None")
+    if block > support.WIDEST:
+        raise UnsupportedError(f"landmark: triton: block {block} is more than {support.WIDEST}")
+    heads, length = q.shape[1:3]
+    valid, causal = parts.keys, parts.causal
+    place = ranks(valid, length, length, q.device).expand(len(q), -1)
+    real = torch.full((len(q),), length, device=q.device) if valid is None else valid.sum(1)
+    if valid is not None:
+        k, v = packed(k, valid), packed(v, valid)
+    own = (place if causal else place.clamp(min=0)).div(block, rounding_mode="floor")
+    last = place if causal else (real - 1)[:, None].expand_as(place)
+    seen = (x.to(torch.int32) for x in (own, last, real))
+    reach = kernels.Reach(0, 0, block, causal, *seen)
+    k, v = (expand_heads(x, heads) for x in (k, v))
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return kernels.landmarks(q, k, v, reach=reach, scale=scale)
+
+
+def _why_not_triton(inputs: Inputs) -> list[str]:
+    return support.why_not(inputs)
+
+
+def _check(block: int, top_k: int | None) -> None:
+    for name, value, least in (("block", block, 2), ("top_k", top_k, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"landmark: option {name} got {value}, expected at least {least}")
 
 
 class _View:
@@ -225,6 +268,10 @@ SPEC = MechanismSpec(
         Option("top_k", int, None, "blocks that each query retrieves; None: all, as in training"),
     ),
     function=landmark_attention,
+    implementations=(
+        Backend("eager", landmark_attention),
+        Backend("triton", _triton, _why_not_triton),
+    ),
     reference=reference_landmark,
     init_state=empty_state,
     prefill=prefill_landmark,

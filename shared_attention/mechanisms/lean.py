@@ -10,8 +10,6 @@ Source: Sanovar et al., Lean Attention, 2024 (arXiv:2405.10480), section 4.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,12 +18,15 @@ from torch import Tensor
 
 from shared_attention.errors import UnsupportedError
 from shared_attention.inputs import Inputs, check_inputs
+from shared_attention.kernels import support
 from shared_attention.masks import Mask
 from shared_attention.primitives.attend import attend, log_sum_exp
 from shared_attention.primitives.segment_softmax import segment_softmax
 
 TILE = 128
 """Keys that are never divided."""
+MOST_QUERIES = 64
+"""Queries of one key head, over all positions and the heads that share it, in the kernel."""
 
 
 class Segment(NamedTuple):
@@ -116,16 +117,15 @@ def lean_attention(
         raise UnsupportedError(f"lean cannot serve this call: {', '.join(reasons)}")
     batch, count = q.shape[0], k.shape[2]
     valid = inputs.parts.keys
-    lengths = [count] * batch
-    if valid is not None:
-        position = torch.arange(1, count + 1, device=valid.device)
-        lengths = (valid * position).amax(1).tolist() if count else [0] * batch
     if q.device.type == "cuda":
         from shared_attention.mechanisms.lean_kernel import decode
 
         workers = workers or torch.cuda.get_device_properties(q.device).multi_processor_count
-        causal = inputs.parts.causal
-        return decode(q, k, v, lengths, valid, scale=scale, workers=workers, causal=causal)
+        return decode(q, k, v, valid, scale=scale, workers=workers, causal=inputs.parts.causal)
+    lengths = [count] * batch
+    if valid is not None:
+        position = torch.arange(1, count + 1, device=valid.device)
+        lengths = (valid * position).amax(1).tolist() if count else [0] * batch
     shares = split_evenly(lengths, workers or torch.get_num_threads(), tile)
     segments = [segment for share in shares for segment in share]
     if not segments:
@@ -161,13 +161,8 @@ def why_not(inputs: Inputs) -> list[str]:
     if inputs.k.shape[1] != inputs.v.shape[1]:
         reasons.append("keys and values have different numbers of heads")
     if inputs.q.device.type == "cuda":
-        if inputs.needs_grad:
-            reasons.append("its kernel has no backward pass")
-        if not _has_triton():
-            reasons.append("triton is missing: pip install 'heed-core[triton]'")
+        reasons += [each for each in support.why_not(inputs, trains=False) if each not in reasons]
+        queries = inputs.q.shape[2] * inputs.q.shape[1] // max(inputs.k.shape[1], 1)
+        if queries > MOST_QUERIES:
+            reasons.append(f"{queries} queries read each key head, its kernel takes {MOST_QUERIES}")
     return reasons
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared_attention.inputs import Inputs
+from shared_attention.kernels import scan as kernels
+from shared_attention.kernels import support
 from shared_attention.masks import Mask, new_positions
 from shared_attention.primitives.heads import expand_heads
 from shared_attention.primitives.linear_scan import linear_scan
 from shared_attention.references.linear import reference_linear
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec
+from shared_attention.spec import Backend, Capabilities, MechanismSpec
 
 SMALLEST_SUM = 1e-20
 """Floor of the normaliser, below which the keys' features have all but underflowed."""
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None = None) -> Tensor:
+def scan_in_chunks(
+    q: Tensor, k: Tensor, values: Tensor, state: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Causal sums of features `[B, H, L, D]` and values with their ones, divided: eager."""
+    return _normalised(linear_scan(q, k, values, state)[0], dtype)
+
+
+def linear_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None = None,
+    scan: Callable[..., Tensor] = scan_in_chunks,
+) -> Tensor:
     """Attend with out_i = Σ_j φ(q_i)·φ(k_j) v_j / Σ_j φ(q_i)·φ(k_j), φ(x) = elu(x) + 1.
 
     Causal attention runs in chunks with a running sum between them (the paper's equation 18),
@@ -28,6 +47,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None = Non
         k: `[B, Hk, S, Dk]`, Hk dividing H.
         v: `[B, Hv, S, Dv]`, Hv dividing H.
         mask: `masks.causal()`, `masks.keys(valid)` or both.
+        scan: The causal sums, `scan_in_chunks` or the Triton kernels.
 
     Returns:
         `[B, H, L, Dv]`; zero for queries that see no key.
@@ -44,8 +64,26 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None = Non
         k_features, values = (F.pad(x, (0, 0, length - count, 0)) for x in (k_features, values))
     earlier = max(count - length, 0)
     state = k_features[:, :, :earlier].transpose(-2, -1) @ values[:, :, :earlier]
-    out, _ = linear_scan(q_features, k_features[:, :, earlier:], values[:, :, earlier:], state)
-    return _normalised(out, q.dtype)
+    return scan(q_features, k_features[:, :, earlier:], values[:, :, earlier:], state, q.dtype)
+
+
+def _scan_in_kernels(
+    q: Tensor, k: Tensor, values: Tensor, state: Tensor, dtype: torch.dtype
+) -> Tensor:
+    k = k * values[..., -1:]
+    given = (x.to(dtype) for x in (q, k, values[..., :-1]))
+    return kernels.scan(*given, state=state, normalised=True)[0]
+
+
+def _triton(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None = None) -> Tensor:
+    return linear_attention(q, k, v, mask=mask, scan=_scan_in_kernels)
+
+
+def _why_not_triton(inputs: Inputs) -> list[str]:
+    reasons = support.why_not(inputs)
+    if not inputs.parts.causal:
+        reasons.append("without a causal mask it is two products of matrices, which need no kernel")
+    return reasons
 
 
 def empty_sums(
@@ -131,6 +169,10 @@ SPEC = MechanismSpec(
         weights=True,
     ),
     function=linear_attention,
+    implementations=(
+        Backend("eager", linear_attention),
+        Backend("triton", _triton, _why_not_triton),
+    ),
     reference=reference_linear,
     init_state=empty_sums,
     prefill=prefill_linear,

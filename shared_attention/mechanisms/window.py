@@ -5,18 +5,21 @@ from __future__ import annotations
 from torch import Tensor
 
 from shared_attention import masks
-from shared_attention.masks import Mask
+from shared_attention.inputs import Inputs
+from shared_attention.kernels import blocks as kernels
+from shared_attention.kernels import support
+from shared_attention.masks import Mask, Parts
 from shared_attention.mechanisms.kv_state import (
     KeyValueState,
     continue_attention,
     empty_state,
 )
 from shared_attention.mechanisms.softmax import softmax_attention
-from shared_attention.primitives.heads import match_heads
+from shared_attention.primitives.heads import expand_heads, match_heads
 from shared_attention.primitives.local_blocks import local_blocks, worth_blocking
 from shared_attention.references.softmax import reference_window
 from shared_attention.refusal import accept
-from shared_attention.spec import Capabilities, MechanismSpec, Option
+from shared_attention.spec import Backend, Capabilities, MechanismSpec, Option
 
 
 def window_attention(
@@ -51,11 +54,7 @@ def window_attention(
         UnsupportedError: The mask has other parts.
     """
     parts = accept(SPEC, q, k, v, mask)
-    _check_sides(left, right)
-    if parts.window is not None:
-        left = left if parts.window[0] is None else min(left, parts.window[0])
-        right = right if parts.window[1] is None else min(right, parts.window[1])
-    right = 0 if parts.causal else right
+    left, right = _sides(parts, left, right)
     if not worth_blocking(left, right, k.shape[2]):
         band = _band(left, right, q.shape[2], k.shape[2])
         band = band if parts.keys is None else band & masks.keys(parts.keys)
@@ -102,10 +101,35 @@ def _band(left: int, right: int, length: int, count: int) -> Mask:
     return masks.window(left if left < count - 1 else None, right if right < length - 1 else None)
 
 
-def _check_sides(left: int, right: int) -> None:
+def _sides(parts: Parts, left: int, right: int) -> tuple[int, int]:
+    """Check the window's options and narrow them to what the mask shows."""
     for name, side in (("left", left), ("right", right)):
         if side < 0:
             raise ValueError(f"window: option {name} got {side}, expected at least 0")
+    if parts.window is not None:
+        left = left if parts.window[0] is None else min(left, parts.window[0])
+        right = right if parts.window[1] is None else min(right, parts.window[1])
+    return left, 0 if parts.causal else right
+
+
+def _triton(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    left: int = 64,
+    right: int = 64,
+) -> Tensor:
+    parts = accept(SPEC, q, k, v, mask)
+    left, right = _sides(parts, left, right)
+    k, v = (expand_heads(x, q.shape[1]) for x in (k, v))
+    return kernels.window(q, k, v, left=left, right=right, keys=parts.keys, scale=scale)
+
+
+def _why_not_triton(inputs: Inputs) -> list[str]:
+    return support.why_not(inputs)
 
 
 SPEC = MechanismSpec(
@@ -131,6 +155,10 @@ SPEC = MechanismSpec(
         Option("right", int, 64, "later keys that each query sees; 0 under a causal mask"),
     ),
     function=window_attention,
+    implementations=(
+        Backend("eager", window_attention),
+        Backend("triton", _triton, _why_not_triton),
+    ),
     reference=reference_window,
     init_state=empty_state,
     prefill=prefill_window,

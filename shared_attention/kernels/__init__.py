@@ -1,0 +1,1 @@
+"""Triton kernels. Importing this package imports no triton; its `*_kernels` modules do."""
