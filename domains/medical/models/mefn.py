@@ -87,10 +87,10 @@ class MEFN(nn.Module):
     pays for belief in foreground where a modality knows nothing. One optimiser trains all: see
     `adversarial_losses`.
 
-    Not in the paper: in training a modality of some samples is spoilt (`spoil`), and its own
-    opinions are to be vacuous there, which is neutral in Dempster's rule. Otherwise a modality that
-    shows nothing is rightly sure of background, the commonest class, and no uncertainty would tell
-    that it is worthless.
+    Not in the paper: with `spoilt`, a modality of some training samples is replaced (`spoil`), and
+    its own opinions are to be vacuous there, which is neutral in Dempster's rule. Otherwise a
+    modality that shows nothing is rightly sure of background, the commonest class, and no
+    uncertainty would tell that it is worthless.
 
     Args:
         channels: must be 2.
@@ -109,7 +109,8 @@ class MEFN(nn.Module):
         misleading: weight that the loss of evidence for wrong classes reaches.
         annealing_steps: training steps until it does, linearly; the count is saved with the
             weights, so that a resumed run goes on from it.
-        spoilt: share of training samples of which one modality is spoilt.
+        spoilt: share of training samples of which one modality is spoilt; 0.3 makes uncertainty an
+            alarm for a worthless modality, at a cost in Dice where training is short.
         ignorance: weight of the loss of any evidence from a spoilt modality.
 
     Raises:
@@ -140,8 +141,8 @@ class MEFN(nn.Module):
         perceptual: float = 0.5,
         misleading: float = 0.2,
         annealing_steps: int = 200,
-        spoilt: float = 0.15,
-        ignorance: float = 0.1,
+        spoilt: float = 0.0,
+        ignorance: float = 1.0,
     ) -> None:
         super().__init__()
         if channels != 2:
