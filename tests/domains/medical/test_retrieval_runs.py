@@ -203,8 +203,8 @@ def test_weak_masks_are_on_the_scans_own_grid(monkeypatch: pytest.MonkeyPatch) -
     loaded = LoadedModel(spec, model, arguments, state, Path("run"))
     bright = np.zeros((1, 8, 8, 8), np.float32)
     bright[0, 6:, 6:, 6:] = 1
-    found = Embedded(np.zeros((1, 8)), bright, 1 - bright)
-    monkeypatch.setattr(runs, "embed", lambda *_, **__: found)
+    said = Embedded(np.zeros((1, 8)), bright, 1 - bright)
+    monkeypatch.setattr(runs, "embed", lambda *_, **__: said)
     volume = np.random.default_rng(0).normal(size=(9, 12, 7)).astype(np.float32)
     image = nibabel.Nifti1Image(volume, np.diag([2.0, 1.0, 3.0, 1.0]))
     straight: np.ndarray | None = None
