@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 HIGHER_IS_BETTER = frozenset(
     {
         "accuracy",
+        "attention_dice",
         "auc",
         "auroc",
         "average_precision",

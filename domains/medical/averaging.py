@@ -40,13 +40,15 @@ class Average:
         self.spread = uncertainty and not self.evidence and (mirror or len(models) > 1)
         self.precision = precision
         self.maps = ("uncertainty",) * uncertainty + ("disagreement",) * self.spread
-        """Names of the maps that follow the classes: "uncertainty" is the models' own where
-        all of them have `uncertainty(image) -> [B, 1, *grid]`, else the entropy of the average;
-        "disagreement" is there where more than one member gives no uncertainty of its own."""
+        """Names of the maps that follow the classes: the models' own where all of them are
+        `Evidential`, else "uncertainty" is the entropy of the average; "disagreement" is there
+        where more than one member gives no uncertainty of its own."""
+        if self.evidence:
+            self.maps = cast(Evidential, models[0]).map_names
 
     @torch.inference_mode()
     def __call__(self, image: Tensor) -> Tensor:
-        """Return float32 `[B, K, *grid]`, and one more channel that `finish` needs for `maps`."""
+        """Return float32 `[B, K, *grid]`, and the further channels `finish` needs for `maps`."""
         total: Tensor | None = None
         for member in self._members(image):
             total = member if total is None else total.add_(member)
@@ -54,7 +56,7 @@ class Average:
         return total.div_(len(self.models) * 2 ** (self.mirror * (image.ndim - 2)))
 
     def finish(self, rows: Tensor) -> Tensor:
-        """Return `[K + len(maps), ...]` of blended `[K or K + 1, ...]` values."""
+        """Return `[K + len(maps), ...]` of blended `[K or more, ...]` values."""
         if self.spread:
             whole = entropy(rows[:-1])
             return torch.cat([rows[:-1], whole, disagreement(whole, rows[-1:])])
@@ -68,10 +70,12 @@ class Average:
             for axes in _flips(image.ndim - 2) if self.mirror else [()]:
                 flipped = image.flip(axes)
                 with torch.autocast(image.device.type, half) if half else nullcontext():
-                    logits = model(flipped)
                     extra = []
                     if self.evidence:
-                        extra = [cast(Evidential, model).uncertainty(flipped).float()]
+                        logits, maps = cast(Evidential, model).with_maps(flipped)
+                        extra = [maps.float()]
+                    else:
+                        logits = model(flipped)
                 member = logits.float().softmax(1)
                 if self.spread:
                     extra = [entropy(member, 1)]

@@ -31,6 +31,7 @@ from domains.medical.score_figures import (
     volume_figure,
 )
 from domains.medical.scoring import counts, summarise, table
+from domains.medical.uncertainty import has_evidence
 from shared_runtime.domain import Evaluation, LoadedModel, Prepared
 from shared_runtime.errors import DataError
 
@@ -60,7 +61,7 @@ def evaluate(
     plan, config = part.source.plan, part.source.config
     scored = set(part.patients.values())
     models = load_ensemble(loaded, config, MODELS, device, scored=scored)
-    unsure = len(models) > 1 or hasattr(loaded.model, "uncertainty")
+    unsure = len(models) > 1 or has_evidence([loaded.model])
     segment = partial(
         predict_scan,
         models,

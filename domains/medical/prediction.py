@@ -28,8 +28,8 @@ class Predicted:
         mask: class indices `[*grid]`.
         table: one row per label: `label`, its raw `value`, `voxels`, and its volume in `ml` (2-D:
             its area in `mm2`); with an uncertainty map also its mean over the label.
-        maps: float32 `[*grid]` in 0 to 1 by name, where asked: "uncertainty", and
-            "disagreement" where several models or flips were averaged.
+        maps: float32 `[*grid]` in 0 to 1 by name, where asked: "uncertainty", then
+            "disagreement" where several models or flips were averaged, or a model's own.
         probabilities: float32 `[K, *grid]`, where asked.
     """
 

@@ -18,10 +18,15 @@ from torch import Tensor, nn
 
 
 class Evidential(Protocol):
-    """A model that says itself how unsure it is."""
+    """A model that says itself how unsure it is.
 
-    def uncertainty(self, image: Tensor) -> Tensor:
-        """Return `[B, 1, *grid]` in 0 to 1 for `[B, C, *grid]`."""
+    `map_names` names what `with_maps` gives beside the logits, "uncertainty" first.
+    """
+
+    map_names: tuple[str, ...]
+
+    def with_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits `[B, K, *grid]` and maps `[B, M, *grid]` in 0 to 1 of one pass."""
         ...
 
 
@@ -47,5 +52,6 @@ def disagreement(whole: Tensor, within: Tensor) -> Tensor:
 
 
 def has_evidence(models: Sequence[nn.Module]) -> bool:
-    """Whether every model is `Evidential`."""
-    return all(hasattr(model, "uncertainty") for model in models)
+    """Whether every model is `Evidential`, all with the same maps."""
+    names = {getattr(model, "map_names", None) for model in models}
+    return len(names) == 1 and None not in names

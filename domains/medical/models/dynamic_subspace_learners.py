@@ -5,7 +5,7 @@ Adiga, Dolz and Lombaert, IEEE Journal of Biomedical and Health Informatics 2022
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,13 @@ class EmbeddingOutput:
         embedding: `[B, E]`, rows of length one.
         features: `[B, F]`, rows of length one, before the embedding.
         attention: `[B, 1, *grid]`, weights in (0, 1) of the feature grid's places.
+        grid: `[B, F, *grid]`, features times attention, whose mean is embedded.
     """
 
     embedding: Tensor
     features: Tensor
     attention: Tensor
+    grid: Tensor
 
 
 class DynamicSubspaceLearners(nn.Module):
@@ -151,15 +153,29 @@ class DynamicSubspaceLearners(nn.Module):
             )
         grid = self.backbone(image)
         attention = self.gate(grid)
-        pooled = self.dropout((grid * attention).flatten(2).mean(2))
+        grid = grid * attention
+        pooled = self.dropout(grid.flatten(2).mean(2))
         embedding = self._by_learner(self.embed(pooled))
-        return EmbeddingOutput(embedding, functional.normalize(pooled, dim=1), attention)
+        return EmbeddingOutput(embedding, functional.normalize(pooled, dim=1), attention, grid)
 
     def attention_map(self, image: Tensor) -> Tensor:
         """Return the attention map at the size of the images, `[B, 1, *size]`."""
-        mode = "bilinear" if self.spatial_dims == 2 else "trilinear"
-        attention = self.outputs(image).attention
-        return functional.interpolate(attention, image.shape[2:], mode=mode, align_corners=False)
+        return self.attend(self.outputs(image), image.shape[2:])
+
+    def attend(self, output: EmbeddingOutput, size: Sequence[int]) -> Tensor:
+        """Return an output's attention map at the size of the images, `[B, 1, *size]`."""
+        return self._at(output.attention, size)
+
+    def contribution(self, output: EmbeddingOutput, size: Sequence[int]) -> Tensor:
+        """Return what each place adds to the embedding's own direction, `[B, 1, *size]`, from 0 up.
+
+        Before its scaling the embedding is a sum over places of W (attention x features), and this
+        is each summand's part along the embedding, at the size of the images; places that work
+        against it are 0. It is to a metric model what a class activation map is to a classifier.
+        """
+        along = output.embedding @ self.embed.weight.to(output.embedding.dtype)
+        parts = torch.einsum("bf,bf...->b...", along, output.grid.to(along.dtype)).relu()
+        return self._at(parts[:, None], size)
 
     def groups(self, features: Tensor) -> Tensor:
         """Return which learner images with these `features` `[B, F]` belong to, `[B]`."""
@@ -209,6 +225,10 @@ class DynamicSubspaceLearners(nn.Module):
         self.embed.bias[anew] = 0
         self.learners += 1
         return anew
+
+    def _at(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+        mode = "bilinear" if self.spatial_dims == 2 else "trilinear"
+        return functional.interpolate(maps.float(), tuple(size), mode=mode, align_corners=False)
 
     def _margin(self, embedding: Tensor, target: Tensor, learner: int) -> Tensor:
         boundary = self.boundary[learner, target]

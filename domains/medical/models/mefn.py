@@ -14,14 +14,21 @@ from domains.medical.models.output import SegmentationOutput
 from domains.medical.models.parts.convolutions import SLOPE, convolution, grid_steps
 from domains.medical.models.parts.evidence import (
     combine,
+    conflict,
     dice_loss,
+    evidence_from,
     evidential_cross_entropy,
+    knowledge,
     log_parameters,
     misleading_evidence,
     vacuity,
 )
-from domains.medical.models.parts.mutual_attention import CalibratedMutualAttention
+from domains.medical.models.parts.mutual_attention import (
+    CalibratedExchange,
+    CalibratedMutualAttention,
+)
 from domains.medical.models.parts.padding import pad_to
+from domains.medical.models.parts.spoiling import spoil
 from domains.medical.models.parts.translation import (
     Decoder,
     Encoder,
@@ -32,24 +39,30 @@ from domains.medical.models.parts.translation import (
 )
 from shared_attention.choice import choose_attention
 
+_OWN, _EARLY = 0.5, 0.1
+"""Weights of the losses of a modality's opinion and of each early one, beside 1 of the fused: with
+1 for all of them cross-entropy, which background decides, outweighs Dice, and training is slow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvidentialOutput(SegmentationOutput):
     """What the loss of `MEFN` looks at; pairs are of the two modalities in the channels' order.
 
     Args:
-        image: `[B, 2, *grid]`.
+        image: `[B, 2, *grid]`, as it was given.
+        kept: bool `[B, 2]`, false for a modality that was spoilt before the model saw it.
         evidence: of each modality, `[B, K, *grid]`.
         fused: evidence of both, `[B, K, *grid]`.
-        coarse: evidence of each modality on the coarsest grid.
+        early: evidence of each modality from its encoder's stages, a pair for each grid.
         translated: image of the other modality made from each, `[B, 1, *grid]`.
         guides: logits of foreground from each, `[B, 1, *grid]`.
     """
 
     image: Tensor
+    kept: Tensor
     evidence: tuple[Tensor, ...]
     fused: Tensor
-    coarse: tuple[Tensor, ...]
+    early: tuple[tuple[Tensor, Tensor], ...]
     translated: tuple[Tensor, ...]
     guides: tuple[Tensor, ...]
 
@@ -59,19 +72,25 @@ class MEFN(nn.Module):
 
     Cross-modal feature learning: an encoder for each modality, whose features a decoder
     translates into the other modality (L1 and adversarial loss). The translating features join
-    the segmentation, stressed where they point to tumour. Multi-modal trusted fusion: on the
-    coarsest grid each modality attends to the other as far as that is certain; each then gives
-    Dirichlet evidence for every class and voxel, and Dempster's rule combines the two opinions.
-    Logits are the logs of the combined Dirichlet parameters, so their softmax is its mean.
+    the segmentation, stressed where they point to tumour. Multi-modal trusted fusion: each
+    modality reads the other as far as that is certain, by attention on the coarsest grid and place
+    by place on the finer ones but the finest; each then gives Dirichlet evidence for every class
+    and voxel, and Dempster's rule combines the two opinions. Logits are the logs of the combined
+    Dirichlet parameters, so their softmax is its mean.
 
     The published repository has no code, and details of the layers are not public. Chosen here:
-    encoders of plain blocks whose norm keeps the strength of features comparable (`Block`), added
-    skips, no norm before the evidence, one mutual attention on the coarsest grid,
-    least-squares patch discriminators, paired translation without a cycle, guides and coarse
-    opinions learned from the masks, and, as uncertainty perceptual loss, cross-entropy weighted by
-    the vacuity of the fused opinion, which is no target of its gradient. Dice is asked of the fused
-    opinion only, as it pays for belief in foreground where a modality knows nothing. One optimiser
-    trains all: see `adversarial_losses`.
+    encoders of plain blocks with instance norm, added skips, no norm before the evidence,
+    exponential evidence, one mutual attention on the coarsest grid, least-squares patch
+    discriminators, paired translation without a cycle, guides and early opinions learned from the
+    masks, and, as uncertainty perceptual loss, cross-entropy weighted by the vacuity of the fused
+    opinion, which is no target of its gradient. Dice is asked of the fused opinion only, as it
+    pays for belief in foreground where a modality knows nothing. One optimiser trains all: see
+    `adversarial_losses`.
+
+    Not in the paper: with `spoilt`, a modality of some training samples is replaced (`spoil`), and
+    its own opinions are to be vacuous there, which is neutral in Dempster's rule. Otherwise a
+    modality that shows nothing is rightly sure of background, the commonest class, and no
+    uncertainty would tell that it is worthless.
 
     Args:
         channels: must be 2.
@@ -90,6 +109,9 @@ class MEFN(nn.Module):
         misleading: weight that the loss of evidence for wrong classes reaches.
         annealing_steps: training steps until it does, linearly; the count is saved with the
             weights, so that a resumed run goes on from it.
+        spoilt: share of training samples of which one modality is spoilt; 0.3 makes uncertainty an
+            alarm for a worthless modality, at a cost in Dice where training is short.
+        ignorance: weight of the loss of any evidence from a spoilt modality.
 
     Raises:
         ValueError: Not two channels, or sizes that do not fit.
@@ -97,6 +119,9 @@ class MEFN(nn.Module):
     """
 
     steps: Tensor
+    map_names = ("uncertainty", "uncertainty_1", "uncertainty_2", "conflict")
+    """What `with_maps` gives: vacuity of the fused opinion and of each modality's own, in the order
+    of the channels, and how far the two contradict each other."""
 
     def __init__(
         self,
@@ -115,7 +140,9 @@ class MEFN(nn.Module):
         guidance: float = 0.2,
         perceptual: float = 0.5,
         misleading: float = 0.2,
-        annealing_steps: int = 1000,
+        annealing_steps: int = 200,
+        spoilt: float = 0.0,
+        ignorance: float = 1.0,
     ) -> None:
         super().__init__()
         if channels != 2:
@@ -147,15 +174,17 @@ class MEFN(nn.Module):
             "guidance": guidance,
             "perceptual": perceptual,
             "misleading": misleading,
+            "ignorance": ignorance,
         }
-        self.annealing_steps = annealing_steps
+        self.annealing_steps, self.spoilt = annealing_steps, spoilt
         dims, pair = spatial_dims, range(2)
         self.encoders = nn.ModuleList(Encoder(dims, 1, widths, strides) for _ in pair)
         self.translators = nn.ModuleList(GuidedTranslator(dims, widths, strides) for _ in pair)
         self.mutual = CalibratedMutualAttention(choice, widths[-1], num_heads, classes, dims)
+        self.exchanges = nn.ModuleList(CalibratedExchange(w, classes, dims) for w in widths[1:-1])
         self.decoders = nn.ModuleList(Decoder(dims, widths, strides) for _ in pair)
         self.joins = nn.ModuleList(
-            nn.Sequential(convolution(dims, 2 * width, width, bias=True), nn.LeakyReLU(SLOPE))
+            nn.Sequential(convolution(dims, 2 * width, width, 1, bias=True), nn.LeakyReLU(SLOPE))
             for _ in pair
         )
         self.heads = nn.ModuleList(convolution(dims, width, classes, 1, bias=True) for _ in pair)
@@ -181,24 +210,32 @@ class MEFN(nn.Module):
                 f"MEFN: image has shape {list(image.shape)}, expected "
                 f"[batch, 2 channels, {self.spatial_dims} grid dimensions]"
             )
-        padded, crop = pad_to(image, self.multiple)
+        given, kept = spoil(image, self.spoilt) if self.training else (image, _all_kept(image))
+        padded, crop = pad_to(given, self.multiple)
         maps = [
             encoder(x) for encoder, x in zip(self.encoders, padded.split(1, dim=1), strict=True)
         ]
         guided = [translator(m) for translator, m in zip(self.translators, maps, strict=True)]
-        calibrated, coarse = self.mutual(maps[0][-1], maps[1][-1])
+        read = [
+            exchange(one, other)
+            for exchange, one, other in zip(
+                (*self.exchanges, self.mutual), maps[0][1:], maps[1][1:], strict=True
+            )
+        ]
         evidence = []
         for at in range(2):
-            x = self.decoders[at](calibrated[at], maps[at])
+            calibrated = [maps[at][0], *(pair[at] for pair, _ in read)]
+            x = self.decoders[at](calibrated[-1], calibrated)
             x = self.joins[at](torch.cat([x, guided[at][0]], 1))
-            evidence.append(functional.softplus(crop(self.heads[at](x)).float()))
+            evidence.append(evidence_from(crop(self.heads[at](x))))
         fused = combine(*evidence)
         return EvidentialOutput(
             logits=log_parameters(fused),
             image=image,
+            kept=kept,
             evidence=tuple(evidence),
             fused=fused,
-            coarse=tuple(coarse),
+            early=tuple((one, other) for _, (one, other) in read),
             translated=tuple(crop(translated) for _, translated, _ in guided),
             guides=tuple(crop(guide) for _, _, guide in guided),
         )
@@ -211,11 +248,19 @@ class MEFN(nn.Module):
         """Return the vacuity of each modality's own opinion `[B, 2, *grid]`, in (0, 1]."""
         return torch.cat([vacuity(each) for each in self.outputs(image).evidence], 1)
 
+    def with_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits `[B, K, *grid]` and the maps that `map_names` names, each in [0, 1]."""
+        output = self.outputs(image)
+        each = [vacuity(evidence) for evidence in output.evidence]
+        maps = [vacuity(output.fused), *each, conflict(*output.evidence)]
+        return output.logits, torch.cat(maps, 1)
+
     def loss_terms(self, output: EvidentialOutput, label: Tensor) -> Mapping[str, Tensor]:
         """Return the terms of the loss, weights applied; in training the step is counted.
 
         In evaluation the misleading evidence has its full weight and images are not judged, so
-        that values of different epochs compare.
+        that values of different epochs compare. What a spoilt modality says of masks, and what is
+        translated to or from it, is not judged.
 
         Args:
             output: of `outputs`.
@@ -224,30 +269,58 @@ class MEFN(nn.Module):
         if self.training:
             self.steps += 1
         share = (self.steps / self.annealing_steps).clamp(max=1) if self.training else 1.0
-        small, _ = pad_to(label[:, None].float(), self.multiple)
-        small = functional.interpolate(small, output.coarse[0].shape[2:], mode="nearest-exact")
-        coarse_label = small[:, 0].long()
-        opinions = [(each, label) for each in (output.fused, *output.evidence)]
-        opinions += [(each, coarse_label) for each in output.coarse]
-        surprise = [evidential_cross_entropy(*opinion) for opinion in opinions]
-        wrong = [misleading_evidence(*opinion).mean() for opinion in opinions]
         doubt = vacuity(output.fused.detach())[:, 0]
+        fused = evidential_cross_entropy(output.fused, label)
+        wrong = misleading_evidence(output.fused, label).mean()
         terms = {
-            "cross_entropy": torch.stack([each.mean() for each in surprise]).sum(),
+            "cross_entropy": fused.mean(),
             "dice": dice_loss(output.logits.softmax(1), label),
-            "misleading": self.weights["misleading"] * share * torch.stack(wrong).sum(),
-            "perceptual": self.weights["perceptual"] * (surprise[0] * doubt).sum() / doubt.sum(),
+            "perceptual": self.weights["perceptual"] * (fused * doubt).sum() / doubt.sum(),
         }
-        guides = [guide_loss(each.float(), label) for each in output.guides]
-        terms["guidance"] = self.weights["guidance"] * torch.stack(guides).sum()
+        unknown = torch.zeros_like(wrong)
+        weighted = [(_OWN, output.evidence), *((_EARLY, pair) for pair in output.early)]
+        for weight, pair in weighted:
+            truth = self._label_of(label, pair[0])
+            for evidence, kept in zip(pair, output.kept.T, strict=True):
+                surprise = evidential_cross_entropy(evidence, truth)
+                terms["cross_entropy"] = terms["cross_entropy"] + weight * _mean(surprise, kept)
+                wrong = wrong + weight * _mean(misleading_evidence(evidence, truth), kept)
+                if not kept.all():
+                    unknown = unknown + weight * _mean(knowledge(evidence), ~kept)
+        terms["misleading"] = self.weights["misleading"] * share * wrong
+        terms["ignorance"] = self.weights["ignorance"] * unknown
+        guides = zip(output.guides, output.kept.T, strict=True)
+        losses = [guide_loss(guide.float(), label, kept) for guide, kept in guides]
+        terms["guidance"] = self.weights["guidance"] * torch.stack(losses).sum()
+        return {**terms, **self._translation_terms(output)}
+
+    def _translation_terms(self, output: EvidentialOutput) -> dict[str, Tensor]:
+        whole = output.kept.all(1)
         others = output.image.split(1, dim=1)[::-1]
         pairs = list(zip(others, output.translated, strict=True))
-        misses = [(fake - real).abs().mean() for real, fake in pairs]
-        terms["translation"] = self.weights["translation"] * torch.stack(misses).sum()
+        misses = [_mean((fake - real).abs(), whole) for real, fake in pairs]
+        terms = {"translation": self.weights["translation"] * torch.stack(misses).sum()}
         if self.training:
             judged = []
             for judge, (real, fake) in zip(self.discriminators, pairs, strict=True):
-                of_judge, of_translator = adversarial_losses(judge, real, fake)
+                of_judge, of_translator = adversarial_losses(judge, real, fake, whole)
                 judged.append(self.weights["adversarial"] * of_translator + of_judge)
             terms["adversarial"] = torch.stack(judged).sum()
         return terms
+
+    def _label_of(self, label: Tensor, evidence: Tensor) -> Tensor:
+        """Return the nearest label of each position of evidence, on the padded grid or coarser."""
+        grid = evidence.shape[2:]
+        if grid == label.shape[1:]:
+            return label
+        padded, _ = pad_to(label[:, None].float(), self.multiple)
+        return functional.interpolate(padded, grid, mode="nearest-exact")[:, 0].long()
+
+
+def _all_kept(image: Tensor) -> Tensor:
+    return torch.ones(image.shape[:2], dtype=torch.bool, device=image.device)
+
+
+def _mean(values: Tensor, rows: Tensor) -> Tensor:
+    """Return the mean over the positions of all samples, those outside of `rows` counted as 0."""
+    return (values.flatten(1).mean(1) * rows).mean()

@@ -66,7 +66,14 @@ def neighbour_figure(
 def attention_figure(
     items: RetrievalImages, maps: np.ndarray, prepared: Prepared, *, most: int = 8
 ) -> Figure:
-    """Draw attention over images spread over the classes, with the masks."""
+    """Draw maps over images spread over the classes, with the masks.
+
+    Args:
+        items: the images.
+        maps: `[n, *size]`, contributions or attention.
+        prepared: names of the classes and the statistics.
+        most: images.
+    """
     names = prepared.preprocessing["targets"]
     order = np.argsort(items.target, kind="stable")
     rows = order[np.linspace(0, len(order) - 1, min(most, len(order))).astype(int)]
@@ -90,8 +97,8 @@ def attention_figure(
                     axes.contour(truth, levels=[0.5], colors=[PALETTE[2]], linewidths=1.2)
             axes.set_title(f"{items.ids[row]} · {names[items.target[row]]}", fontsize=8, pad=3)
     caption = (
-        "Attention of the model, from dark to bright over the range of each image. White: Otsu's "
-        "threshold, the border of the weak mask."
+        "What each place adds to the embedding, from dark to bright over the range of each image. "
+        "White: Otsu's threshold, the border of the weak mask."
         + (" Green: the true mask." if items.masks is not None else "")
     )
     return Figure("Where the embedding comes from", caption, figure)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
 
+from domains.medical.models.dynamic_subspace_learners import DynamicSubspaceLearners
 from domains.medical.retrieval.data import RetrievalImages
 
 
@@ -54,28 +53,45 @@ class Gallery:
         )
 
 
-def embed(
-    model: nn.Module, images: RetrievalImages, *, batch_size: int, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return embeddings `[n, E]` and attention maps `[n, *size]`, both float32.
+class Embedded(NamedTuple):
+    """What a model says of images, all float32.
 
     Args:
-        model: Dynamic Subspace Learners.
+        embedding: `[n, E]`.
+        contribution: `[n, *size]`, what each place adds to the embedding; makes the weak masks.
+        attention: `[n, *size]`, the attention map alone.
+    """
+
+    embedding: np.ndarray
+    contribution: np.ndarray
+    attention: np.ndarray
+
+
+def embed(
+    model: DynamicSubspaceLearners,
+    images: RetrievalImages,
+    *,
+    batch_size: int,
+    device: torch.device,
+) -> Embedded:
+    """Embed images and show where the embeddings come from.
+
+    Args:
+        model: a trained one.
         images: what to embed, without augmentation.
         batch_size: images at once.
         device: where the model is.
     """
     model.eval()
-    embeddings, maps = [], []
+    parts: tuple[list[np.ndarray], ...] = ([], [], [])
     with torch.inference_mode():
         for first in range(0, len(images), batch_size):
             rows = np.arange(first, min(first + batch_size, len(images)))
             image = images.batch(rows)["image"].to(device)
-            output = model.outputs(image)  # type: ignore[operator]
-            mode = "bilinear" if image.dim() == 4 else "trilinear"
-            attention = functional.interpolate(
-                output.attention.float(), tuple(image.shape[2:]), mode=mode, align_corners=False
-            )
-            embeddings.append(output.embedding.float().cpu().numpy())
-            maps.append(attention[:, 0].cpu().numpy())
-    return np.concatenate(embeddings), np.concatenate(maps)
+            output, size = model.outputs(image), image.shape[2:]
+            contribution, attention = model.contribution(output, size), model.attend(output, size)
+            for part, values in zip(
+                parts, (output.embedding, contribution[:, 0], attention[:, 0]), strict=True
+            ):
+                part.append(values.float().cpu().numpy())
+    return Embedded(*map(np.concatenate, parts))

@@ -20,7 +20,7 @@ from domains.medical.retrieval.figures import (
     embedding_figure,
     neighbour_figure,
 )
-from domains.medical.retrieval.inference import Gallery, embed
+from domains.medical.retrieval.inference import Embedded, Gallery, embed
 from domains.medical.retrieval.preparation import image_array, normalised, orientation
 from domains.medical.retrieval.scoring import mean_over_patients, ranked, scores
 from domains.medical.retrieval.task import RetrievalTask
@@ -34,7 +34,7 @@ NEAREST = 5
 """Training cases that are shown for an image, and vote on its class."""
 LOOKED_UP = 512
 """Training images at most, evenly spaced, that validation images are looked up in each epoch."""
-SHOWN = ("nmi", "recall_1", "recall_4", "weak_dice")
+SHOWN = ("nmi", "recall_1", "recall_4", "weak_dice", "attention_dice")
 
 
 def make_task(model: nn.Module, prepared: Prepared, training: TrainingConfig) -> Task:
@@ -53,7 +53,8 @@ def calibrate(
 ) -> dict[str, Any]:
     """Return the embedded training images, in which new ones are looked up."""
     train = _part(prepared, "train").plain()
-    embedding, _ = embed(model, train, batch_size=batch_size, device=device)
+    assert isinstance(model, DynamicSubspaceLearners)
+    embedding = embed(model, train, batch_size=batch_size, device=device).embedding
     gallery = Gallery(embedding, train.target, train.ids, train.patients)
     return {"gallery": gallery.to_json()}
 
@@ -75,16 +76,17 @@ def evaluate(
     items = _part(prepared, split)
     if not len(items):
         raise DataError(f"the {split} part has no images; use more data")
-    embedding, maps = embed(loaded.model, items, batch_size=batch_size, device=device)
+    seen = _embed(loaded, items, batch_size=batch_size, device=device)
+    embedding, maps = seen.embedding, seen.contribution
     found = scores(embedding, items.target, items.patients, seed=seed)
     table = lookup(embedding, loaded, items.ids)
     names = prepared.preprocessing["targets"]
     table.insert(1, "patient", list(items.patients))
     table.insert(2, "target", [names[number] for number in items.target])
     if items.masks is not None:
-        overlap = dice(weak_masks(maps), items.masks)
-        found["weak_dice"] = mean_over_patients(overlap, items.patients, seed=seed)
-        table["weak_dice"] = overlap
+        for name, values in (("weak_dice", maps), ("attention_dice", seen.attention)):
+            table[name] = dice(weak_masks(values), items.masks)
+            found[name] = mean_over_patients(table[name].to_numpy(), items.patients, seed=seed)
     gallery = Gallery.from_json(loaded.preprocessing["gallery"])
     figures = [
         neighbour_figure(items, embedding, _part(prepared, "train"), gallery, prepared),
@@ -124,19 +126,20 @@ def predict(
         device: where the model is.
     """
     images = _images(loaded, scans)
-    embedding, _ = embed(loaded.model, images, batch_size=batch_size, device=device)
+    embedding = _embed(loaded, images, batch_size=batch_size, device=device).embedding
     table = lookup(embedding, loaded, images.ids)
     values = pd.DataFrame(embedding, columns=[f"e{n}" for n in range(embedding.shape[1])])
     return pd.concat([table, values], axis=1)
 
 
 def weak_mask(loaded: LoadedModel, scan: Scan, *, device: torch.device) -> np.ndarray:
-    """Return where attention is high, uint8 0 or 1 on the scan's own grid.
+    """Return where the embedding comes from, uint8 0 or 1 on the scan's own grid.
 
-    The map is interpolated to the grid, turned as the scan is and cut at its Otsu threshold.
+    The map of contributions is interpolated to the grid, turned as the scan is and cut at its
+    Otsu threshold.
     """
     images = _images(loaded, [("scan", scan)])
-    _, maps = embed(loaded.model, images, batch_size=1, device=device)
+    maps = _embed(loaded, images, batch_size=1, device=device).contribution
     shape = scan.grid.shape
     if len(shape) == 2:
         return weak_masks(resized(maps, shape))[0].astype(np.uint8)
@@ -151,21 +154,21 @@ def weak_mask(loaded: LoadedModel, scan: Scan, *, device: torch.device) -> np.nd
 def explain(
     loaded: LoadedModel, prepared: Prepared, *, device: torch.device
 ) -> tuple[list[Figure], Mapping[str, pd.DataFrame]]:
-    """Return attention maps over test images, and what each learner holds."""
+    """Return maps of contributions over test images, and what each learner holds."""
     items = _part(prepared, "test")
-    _, maps = embed(loaded.model, items, batch_size=16, device=device)
+    maps = _embed(loaded, items, batch_size=16, device=device).contribution
     figures = [attention_figure(items, maps, prepared, most=12)]
     inside = pd.DataFrame(
         {
             "case": list(items.ids),
-            "mean attention": maps.mean(axis=(1, 2))
+            "mean contribution": maps.mean(axis=(1, 2))
             if maps.ndim == 3
             else maps.mean(axis=(1, 2, 3)),
         }
     )
     if items.masks is not None:
         axes = tuple(range(1, maps.ndim))
-        share = (maps * items.masks).sum(axis=axes) / maps.sum(axis=axes)
+        share = (maps * items.masks).sum(axis=axes) / maps.sum(axis=axes).clip(1e-12)
         inside["share inside the mask"] = share
         inside["share of the image in the mask"] = items.masks.mean(axis=axes)
     return figures, {"Learners": learners_table(loaded.model), "Attention": inside}
@@ -202,6 +205,13 @@ def learners_table(model: nn.Module) -> pd.DataFrame:
     assert isinstance(model, DynamicSubspaceLearners)
     count = np.bincount(model.owner.cpu().numpy(), minlength=int(model.learners))
     return pd.DataFrame({"learner": np.arange(1, len(count) + 1), "values": count})
+
+
+def _embed(
+    loaded: LoadedModel, images: RetrievalImages, *, batch_size: int, device: torch.device
+) -> Embedded:
+    assert isinstance(loaded.model, DynamicSubspaceLearners)
+    return embed(loaded.model, images, batch_size=batch_size, device=device)
 
 
 def _images(loaded: LoadedModel, scans: Sequence[tuple[str, Scan]]) -> RetrievalImages:

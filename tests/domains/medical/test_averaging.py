@@ -21,13 +21,19 @@ def net(seed: int, spatial_dims: int = 3) -> nn.Module:
 
 
 class Evidential(nn.Module):
-    """Unsure where the image is dark."""
+    """Unsure where the image is dark, and at the right."""
+
+    map_names = ("uncertainty", "right")
 
     def forward(self, image: Tensor) -> Tensor:
         return torch.cat([image[:, :1], image[:, 1:]], 1)
 
     def uncertainty(self, image: Tensor) -> Tensor:
         return torch.sigmoid(-image[:, :1] * torch.arange(image.shape[-1]))
+
+    def with_maps(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        right = torch.linspace(0, 1, image.shape[-1]).expand_as(image[:, :1])
+        return self(image), torch.cat([self.uncertainty(image), right], 1)
 
 
 def image(*grid: int) -> Tensor:
@@ -108,11 +114,12 @@ def test_one_model_gives_its_entropy_alone() -> None:
 def test_a_models_own_uncertainty_is_flipped_back_and_averaged() -> None:
     model, x = Evidential(), image(4, 5)
     average = Average([model, model], mirror=True, uncertainty=True)
-    assert average.maps == ("uncertainty",)
+    assert average.maps == ("uncertainty", "right")
     flips = [(), (2,), (3,), (2, 3)]
     expected = torch.stack([model.uncertainty(x.flip(f)).flip(f) for f in flips]).mean(0)
     values = average.finish(average(x)[1])
-    assert torch.allclose(values[2:], expected[1], atol=1e-6)
+    assert torch.allclose(values[2:3], expected[1], atol=1e-6)
+    assert torch.allclose(values[3:], torch.full((1, 4, 5), 0.5), atol=1e-6)
     assert not torch.allclose(expected, model.uncertainty(x), atol=1e-2)
 
 

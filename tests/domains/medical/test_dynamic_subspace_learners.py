@@ -169,6 +169,23 @@ def test_attention_changes_the_embedding_and_is_trained() -> None:
     assert net.attention_map(images(2)).shape == (2, 1, *SIZE)
 
 
+def test_contributions_are_the_parts_that_sum_to_the_embedding() -> None:
+    """Taking a place away shortens the embedding along itself by that place's share."""
+    net = model(dropout=0.0, embedding=12).eval()
+    torch.nn.init.zeros_(net.embed.bias)
+    output = net.outputs(images(3))
+    places = output.grid.flatten(2)
+    found = net.contribution(output, output.grid.shape[2:]).flatten(1)
+    whole = (net.embed(places.mean(2)) * output.embedding).sum(1)
+    for place in range(places.shape[2]):
+        without = places.clone()
+        without[:, :, place] = 0
+        left = (net.embed(without.mean(2)) * output.embedding).sum(1)
+        share = ((whole - left) * places.shape[2]).relu()
+        assert torch.allclose(found[:, place], share, atol=1e-4), place
+    assert (found > 0).any() and net.contribution(output, SIZE).shape == (3, 1, *SIZE)
+
+
 @pytest.mark.parametrize("attention", ["softmax", "linear", "position", "channel"])
 def test_any_mechanism_serves_inside_the_attention_map(attention: str) -> None:
     net = model(attention=attention, dropout=0.0)

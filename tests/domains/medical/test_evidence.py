@@ -10,8 +10,11 @@ import torch
 from domains.medical.models.parts.evidence import (
     belief,
     combine,
+    conflict,
     dice_loss,
+    evidence_from,
     evidential_cross_entropy,
+    knowledge,
     log_parameters,
     misleading_evidence,
     vacuity,
@@ -50,6 +53,34 @@ def test_combination_is_dempsters_rule(classes):
         assert set(found) == set(expected)
         for subset, mass in expected.items():
             assert found[subset] == pytest.approx(mass, abs=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_conflict_is_what_dempsters_rule_throws_away(classes):
+    one, other = draw(2, classes, seed=3).unbind(0)
+    a, b = masses(one), masses(other)
+    expected = sum(a[x] * b[y] for x, y in product(a, b) if not x & y)
+    found = conflict(one[None], other[None])
+    assert found.item() == pytest.approx(expected, abs=1e-12)
+    nothing = torch.zeros_like(one)[None]
+    assert conflict(one[None], nothing).item() == 0
+
+
+def test_evidence_of_scores_gives_softplus_logits_and_stays_finite():
+    scores = torch.linspace(-20, 11, 50)
+    torch.testing.assert_close(
+        log_parameters(evidence_from(scores)), torch.nn.functional.softplus(scores)
+    )
+    assert torch.isfinite(evidence_from(torch.tensor([1e9]))).all()
+
+
+def test_knowledge_is_the_divergence_from_the_flat_dirichlet():
+    evidence = draw(2, 3, 4)
+    flat = torch.distributions.Dirichlet(torch.ones(3, dtype=torch.float64))
+    given = torch.distributions.Dirichlet(evidence.movedim(1, -1) + 1)
+    expected = torch.distributions.kl_divergence(given, flat)
+    torch.testing.assert_close(knowledge(evidence), expected)
+    assert knowledge(torch.zeros(1, 3, 2)).abs().max() < 1e-6
 
 
 def test_combination_commutes_and_associates_and_no_evidence_is_neutral():

@@ -19,7 +19,7 @@ from domains.medical.data.config import DataConfig
 from domains.medical.models.dynamic_subspace_learners import DynamicSubspaceLearners
 from domains.medical.retrieval import baselines, classifier, runs
 from domains.medical.retrieval.data import RetrievalImages, resized, resized_mask
-from domains.medical.retrieval.inference import Gallery
+from domains.medical.retrieval.inference import Embedded, Gallery
 from domains.medical.retrieval.preparation import image_array, prepare
 from shared_runtime.domain import LoadedModel, ModelSpec, Prepared
 from shared_runtime.errors import DataError
@@ -150,6 +150,7 @@ def test_evaluation_scores_draws_and_looks_up(loaded: LoadedModel, prepared: Pre
         "recall_4",
         "recall_8",
         "weak_dice",
+        "attention_dice",
     }
     assert found.n_scored == len(found.predictions) == 12
     assert set(found.predictions["target"]) == set(NAMES)
@@ -202,7 +203,8 @@ def test_weak_masks_are_on_the_scans_own_grid(monkeypatch: pytest.MonkeyPatch) -
     loaded = LoadedModel(spec, model, arguments, state, Path("run"))
     bright = np.zeros((1, 8, 8, 8), np.float32)
     bright[0, 6:, 6:, 6:] = 1
-    monkeypatch.setattr(runs, "embed", lambda *_, **__: (np.zeros((1, 8)), bright))
+    said = Embedded(np.zeros((1, 8)), bright, 1 - bright)
+    monkeypatch.setattr(runs, "embed", lambda *_, **__: said)
     volume = np.random.default_rng(0).normal(size=(9, 12, 7)).astype(np.float32)
     image = nibabel.Nifti1Image(volume, np.diag([2.0, 1.0, 3.0, 1.0]))
     straight: np.ndarray | None = None

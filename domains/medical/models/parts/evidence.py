@@ -13,6 +13,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_MOST = 12.0
+"""Exponent of the most evidence, about 160 000."""
+
+
+def evidence_from(scores: Tensor) -> Tensor:
+    """Return evidence exp(score) of a layer's scores, float32, bounded.
+
+    Of one opinion alone the logits `log_parameters` are then softplus(score), so a score moves
+    them as far as in an ordinary network. With softplus as evidence they would be the logarithm
+    of the score, and hundreds of steps would pass before a network can be sure of anything.
+    """
+    return scores.float().clamp(max=_MOST).exp()
+
 
 def vacuity(evidence: Tensor) -> Tensor:
     """Return what is left after all belief, K / S, in (0, 1].
@@ -53,6 +66,22 @@ def combine(one: Tensor, other: Tensor) -> Tensor:
     return one + other + one * other / one.shape[1]
 
 
+def conflict(one: Tensor, other: Tensor) -> Tensor:
+    """Return the conflict of Dempster's rule, C = sum of b'_i b''_j over i != j, in [0, 1).
+
+    Belief that two sources give to different classes; neither need be vacuous.
+
+    Args:
+        one: evidence `[B, K, *grid]`.
+        other: of the same shape.
+
+    Returns:
+        `[B, 1, *grid]`.
+    """
+    a, b = belief(one), belief(other)
+    return a.sum(1, keepdim=True) * b.sum(1, keepdim=True) - (a * b).sum(1, keepdim=True)
+
+
 def evidential_cross_entropy(evidence: Tensor, label: Tensor) -> Tensor:
     """Return the expected cross-entropy under the Dirichlet, digamma(S) - digamma(a_label).
 
@@ -80,14 +109,25 @@ def misleading_evidence(evidence: Tensor, label: Tensor) -> Tensor:
     Returns:
         `[B, *grid]`.
     """
-    wrong = evidence.scatter(1, label[:, None], 0.0)
-    parameters, total = wrong + 1, wrong.sum(1) + wrong.shape[1]
+    return knowledge(evidence.scatter(1, label[:, None], 0.0))
+
+
+def knowledge(evidence: Tensor) -> Tensor:
+    """Return KL(Dir(e + 1), Dir(1)), zero only for an opinion without any evidence.
+
+    Args:
+        evidence: `[B, K, *grid]`.
+
+    Returns:
+        `[B, *grid]`.
+    """
+    parameters, total = evidence + 1, evidence.sum(1) + evidence.shape[1]
     expected = torch.digamma(parameters) - torch.digamma(total)[:, None]
     return (
         torch.lgamma(total)
-        - math.lgamma(wrong.shape[1])
+        - math.lgamma(evidence.shape[1])
         - torch.lgamma(parameters).sum(1)
-        + (wrong * expected).sum(1)
+        + (evidence * expected).sum(1)
     )
 
 

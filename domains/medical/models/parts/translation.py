@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from domains.medical.models.parts.convolutions import SLOPE, convolution
-
-
-class Block(nn.Sequential):
-    """A convolution of width 3, a norm of each sample over all channels, leaky rectifier.
-
-    Norms of each channel by itself would bring a feature that is weak, because a scan is poor, to
-    the strength of any other, and nothing could be told from it about the scan's quality.
-    """
-
-    def __init__(
-        self, spatial_dims: int, inputs: int, outputs: int, stride: int | Sequence[int] = 1
-    ) -> None:
-        super().__init__(
-            convolution(spatial_dims, inputs, outputs, stride=stride),
-            nn.GroupNorm(1, outputs),
-            nn.LeakyReLU(SLOPE, inplace=True),
-        )
+from domains.medical.models.parts.convolutions import ConvolutionBlock as Block
+from domains.medical.models.parts.convolutions import convolution
 
 
 class Encoder(nn.Module):
-    """Pairs of blocks on ever coarser grids: `[B, C, *grid]` to one map per stage.
+    """Blocks on ever coarser grids: `[B, C, *grid]` to one map per stage.
+
+    The first stage, whose grid is the largest, has one block, each other a pair.
 
     Args:
         spatial_dims: 2 or 3.
@@ -48,11 +35,11 @@ class Encoder(nn.Module):
         super().__init__()
         steps: list[int | Sequence[int]] = [1, *strides]
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                Block(spatial_dims, before, width, step), Block(spatial_dims, width, width)
-            )
+            nn.Sequential(Block(spatial_dims, before, width, step))
             for before, width, step in zip([inputs, *widths], widths, steps, strict=False)
         )
+        for stage, width in zip(list(self.stages)[1:], widths[1:], strict=True):
+            cast(nn.Sequential, stage).append(Block(spatial_dims, width, width))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Return the maps from the finest to the coarsest."""
@@ -125,7 +112,7 @@ class PatchDiscriminator(nn.Sequential):
 
 
 def adversarial_losses(
-    discriminator: nn.Module, real: Tensor, fake: Tensor
+    discriminator: nn.Module, real: Tensor, fake: Tensor, rows: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the least-squares losses of the discriminator and of the translator.
 
@@ -137,21 +124,33 @@ def adversarial_losses(
         discriminator: scores images.
         real: `[B, 1, *grid]`.
         fake: translated images of that shape.
+        rows: bool `[B]`, samples that count; all where None.
     """
     on_real, on_fake = discriminator(real), discriminator(fake.detach())
     frozen = {name: value.detach() for name, value in discriminator.named_parameters()}
     judged = torch.func.functional_call(discriminator, frozen, (fake,))
-    of_discriminator = (on_real - 1).square().mean() + on_fake.square().mean()
-    return of_discriminator / 2, (judged - 1).square().mean()
+    of_discriminator = ((on_real - 1).square() + on_fake.square()).flatten(1).mean(1) / 2
+    of_translator = (judged - 1).square().flatten(1).mean(1)
+    if rows is None:
+        return of_discriminator.mean(), of_translator.mean()
+    return (of_discriminator * rows).mean(), (of_translator * rows).mean()
 
 
-def guide_loss(guide: Tensor, label: Tensor) -> Tensor:
+def guide_loss(guide: Tensor, label: Tensor, rows: Tensor | None = None) -> Tensor:
     """Return the cross-entropy of guide logits `[B, 1, *grid]` with what is foreground.
 
     Foreground, which is rare, has half of the weight wherever there is any.
+
+    Args:
+        guide: logits.
+        label: `[B, *grid]` int64.
+        rows: bool `[B]`, samples that count; all where None.
     """
     truth = (label[:, None] > 0).to(guide.dtype)
     loss = functional.binary_cross_entropy_with_logits(guide, truth, reduction="none")
-    inside = (loss * truth).sum() / truth.sum().clamp(min=1)
-    outside = (loss * (1 - truth)).sum() / (1 - truth).sum().clamp(min=1)
-    return (inside + outside) / 2
+    counted = torch.ones_like(truth)
+    if rows is not None:
+        counted = counted * rows.view(-1, *(1,) * (truth.dim() - 1)).to(truth)
+    inside, outside = counted * truth, counted * (1 - truth)
+    shares = [(loss * part).sum() / part.sum().clamp(min=1) for part in (inside, outside)]
+    return (shares[0] + shares[1]) / 2
