@@ -74,7 +74,7 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, nn.Module, Callable[..., Ch
             holders = [e for e in encoders if any(m is layer for m in e.modules())]
             crossing = id(layer) in across
             yield name, layer, partial(_prepare_torch, name, layer, crossing, holders)
-    if "transformers" in sys.modules:
+    if "transformers.modeling_utils" in sys.modules:
         from shared_attention.adapters.transformers import attention_layers
 
         yield from attention_layers(model)
