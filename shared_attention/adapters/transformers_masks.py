@@ -28,12 +28,13 @@ def build_mask(
     attention_mask: Tensor | None = None,
     local_size: int | None = None,
     **others: Any,
-) -> Mask:
+) -> Mask | Tensor:
     """Build the mask of a model's layers; transformers calls this once for all of them.
 
     Causal masks, sliding windows, padding and no mask keep their structure, so that mechanisms
     without arbitrary masks can honour them; everything else (packed sequences, blocks, a static
-    cache longer than what was read) becomes a dense mask.
+    cache longer than what was read) is a bool tensor `[B, 1, L, S]`, which transformers, that
+    may hand it back here, knows as finished.
 
     Args:
         batch_size: Number of samples.
@@ -71,7 +72,7 @@ def build_mask(
         expected = (window & padding).to_dense(q_length, kv_length, dense.device)
         if bool((dense == expected).all()):
             return window if valid is None else window & padding
-    return recognise(dense) or EVERYTHING
+    return dense
 
 
 def read_mask(
