@@ -22,7 +22,7 @@ def build_mask(
     batch_size: int,
     q_length: int,
     kv_length: int,
-    q_offset: int | Tensor = 0,
+    q_offset: Any = 0,
     kv_offset: int = 0,
     mask_function: Callable[..., Any] | None = None,
     attention_mask: Tensor | None = None,
@@ -40,7 +40,7 @@ def build_mask(
         batch_size: Number of samples.
         q_length: Number of queries.
         kv_length: Number of keys, those in the cache included.
-        q_offset: Position of the first query.
+        q_offset: Position of the first query, an int, or a tensor with a static cache.
         kv_offset: Position of the first key.
         mask_function: Pattern of the model: `(batch, head, query, key) -> may attend`.
         attention_mask: bool `[B, positions]`, True = real token.
@@ -57,7 +57,7 @@ def build_mask(
     aligned = not isinstance(q_offset, Tensor) and q_offset + q_length == kv_offset + kv_length
     if aligned and pattern is theirs.causal_mask_function:
         return masks.causal() if valid is None else masks.causal() & padding
-    dense = theirs.sdpa_mask(
+    dense: Any = theirs.sdpa_mask(
         batch_size,
         q_length,
         kv_length,
