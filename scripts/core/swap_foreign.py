@@ -49,6 +49,7 @@ class TorchEncoder(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def forward(self, ids: Tensor, real: Tensor) -> Tensor:
+        """Return logits `[B, classes]` of `ids [B, L]`, True in `real [B, L]` being tokens."""
         x = self.embedding(ids) + self.positions.weight[: ids.shape[1]]
         return self.head(mean(self.encoder(x, src_key_padding_mask=~real), real))
 
@@ -75,6 +76,7 @@ class Bert(nn.Module):
         self.head = nn.Linear(SIZES["width"], classes)
 
     def forward(self, ids: Tensor, real: Tensor) -> Tensor:
+        """Return logits `[B, classes]` of `ids [B, L]`, True in `real [B, L]` being tokens."""
         return self.head(mean(self.bert(ids, attention_mask=real.long())[0], real))
 
 
