@@ -290,6 +290,7 @@ def test_swap_to_a_recurrent_mechanism_drops_the_queries_and_does_not_go_back():
     with pytest.raises(UnsupportedError) as error:
         swap(layer, "softmax")
     assert str(error.value) == (
-        "swap: scan layers have no projection of queries for softmax; "
+        "swap: nothing was changed; MultiHeadAttention: scan layers have no projection of queries "
+        "for softmax; "
         "build the model with mechanism='softmax'"
     )
