@@ -70,9 +70,8 @@ def linear_attention(
 def _scan_in_kernels(
     q: Tensor, k: Tensor, values: Tensor, state: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    k = k * values[..., -1:]
-    given = (x.to(dtype) for x in (q, k, values[..., :-1]))
-    return kernels.scan(*given, state=state, normalised=True)[0]
+    q, k, v = (x.to(dtype) for x in (q, k * values[..., -1:], values[..., :-1]))
+    return kernels.scan(q, k, v, state=state, normalised=True)[0]
 
 
 def _triton(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None = None) -> Tensor:
