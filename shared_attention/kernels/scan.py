@@ -134,7 +134,7 @@ class _Sizes:
         self.chunks = -(-length // self.chunk)
         self.levels = self.chunk.bit_length() - 1
         self.shape = (length, self.chunks, width, v.shape[-1])
-        self.tiles: dict[str, int] = {
+        self.tiles: dict[str, Any] = {
             "C": self.chunk,
             "F": padded(width),
             "V": min(padded(v.shape[-1]), 128 // q.element_size()),
