@@ -74,6 +74,12 @@ def _statm() -> tuple[int, int] | None:
 
 
 def _most_resident() -> int | None:
+    """Peak of resident memory in bytes; Linux's `ru_maxrss` would count the parent's before exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text("ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     if sys.platform == "win32":
         return None
     import resource

@@ -79,6 +79,10 @@ INTERPRETED = """
 import torch
 from shared_attention import attention, masks
 from shared_attention.mechanisms.lean_kernel import decode
+def hold(out, **given):
+    true = attention(q.double(), k.double(), v.double(), **given)
+    assert (out - true).abs().max() <= 1e-6 * true.abs().max()
+torch.manual_seed(0)
 q, k, v = torch.randn(5, 4, 3, 16), torch.randn(5, 2, 300, 16), torch.randn(5, 2, 300, 24)
 valid = torch.arange(300) < torch.tensor([[0], [300], [0], [150], [0]])
 valid[1, 40:60] = False
@@ -86,9 +90,9 @@ for causal in (False, True):
     mask = masks.keys(valid) & masks.causal() if causal else masks.keys(valid)
     for workers in (1, 3, 40):
         out = decode(q, k, v, valid, scale=None, workers=workers, causal=causal)
-        torch.testing.assert_close(out, attention(q, k, v, mask=mask), atol=1e-6, rtol=1e-6)
+        hold(out, mask=mask)
 out = decode(q, k, v, None, scale=0.5, workers=4, causal=False)
-torch.testing.assert_close(out, attention(q, k, v, scale=0.5), atol=1e-6, rtol=1e-6)
+hold(out, scale=0.5)
 out = decode(q, k, v, torch.zeros(5, 300).bool(), scale=None, workers=4, causal=False)
 assert (out == 0).all()
 """
