@@ -74,7 +74,7 @@ def _statm() -> tuple[int, int] | None:
 
 
 def _most_resident() -> int | None:
-    """Peak of resident memory in bytes; Linux's `ru_maxrss` would count the parent's before exec."""
+    """Peak of resident memory, bytes; Linux's `ru_maxrss` may be the parent's before exec."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text("ascii").splitlines():
