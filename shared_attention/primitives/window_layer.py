@@ -132,7 +132,10 @@ def attend_in_windows(
         mixed = F.scaled_dot_product_attention(
             q_part, k_part, v_part, attn_mask=bias[None], scale=scale
         )
-        outs.append(mixed.transpose(1, 2).flatten(2))
+        if torch.compiler.is_compiling():  # other targets lay the output of attention out anew
+            outs.append(torch.cat(mixed.unbind(1), -1))
+        else:
+            outs.append(mixed.transpose(1, 2).flatten(2))
     return outs[0] if len(outs) == 1 else torch.cat(outs)
 
 
