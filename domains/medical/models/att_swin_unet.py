@@ -56,7 +56,7 @@ class AttSwinUNet(nn.Module):
         embed_dim: channels of the first stage; None is 96 in 2-D and 48 in 3-D.
         depths: blocks of each stage, encoder and decoder alike; the last is the bottleneck. None
             is (2, 2, 2, 2) in 2-D, as published, and (2, 2, 2) in 3-D, where a fourth stage has
-            three quarters of the weights and a dozen tokens of a small patch.
+            70 % of the weights and a dozen tokens of a small patch.
         num_heads: of each stage; None is 3, doubled from stage to stage.
         token_size: pixels of a token along each axis; None is 4 in 2-D and 2 in 3-D.
         window: tokens of a window along each axis; None is 7 in 2-D and 4 in 3-D.
