@@ -85,3 +85,12 @@ def test_options_that_do_not_fit_are_refused():
         AggregatedAttention(8, window=4)
     with pytest.raises(ValueError, match="reduction got 0, expected at least 1"):
         AggregatedAttention(8, reduction=0)
+
+
+def test_it_trains_after_a_first_call_in_inference_mode():
+    layer = build()
+    x = torch.randn(1, 13, 19, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        layer(x)
+    layer(x.requires_grad_()).square().mean().backward()
+    assert x.grad.isfinite().all() and x.grad.any()

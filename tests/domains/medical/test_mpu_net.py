@@ -49,6 +49,14 @@ def test_the_prediction_is_the_first_output_in_training_and_evaluation():
     assert [weight for _, weight in output.heads] == [0.5]
 
 
+@pytest.mark.parametrize("plain", [0, 1])
+def test_plain_layers_are_the_finest(plain):
+    model = small(plain_layers=plain)
+    attending = [hasattr(layer, "cross") for layer in model.decoder]
+    assert attending == [True] * (len(model.decoder) - plain) + [False] * plain
+    assert model(torch.randn(1, 2, 13, 21, 17)).shape == (1, 3, 13, 21, 17)
+
+
 def test_samples_do_not_see_each_other():
     model = small().eval()
     image = torch.randn(3, 2, 13, 21, 17)
